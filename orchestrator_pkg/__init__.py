@@ -1,0 +1,1 @@
+"""The Dagster plugin: run launcher, executor, I/O managers, map/reduce assets and the worker."""

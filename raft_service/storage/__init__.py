@@ -1,0 +1,1 @@
+"""The disk: a segmented write-ahead log and snapshot files."""
