@@ -4,6 +4,7 @@ Everything else about the package stands in pyproject.toml.
 """
 
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Command, setup
 from setuptools.command.build_py import build_py
@@ -46,7 +47,7 @@ class GenerateStubs(Command):
     """`python setup.py proto_gen`, which scripts/proto-gen.sh calls."""
 
     description = "generate the protobuf stubs"
-    user_options: list[tuple[str, str, str]] = []
+    user_options: ClassVar[list[tuple[str, str, str]]] = []
 
     def initialize_options(self) -> None:
         """Nothing to set."""

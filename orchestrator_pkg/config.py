@@ -98,10 +98,17 @@ class StoreSettings(Settings):
     @model_validator(mode="after")
     def _relations(self) -> StoreSettings:
         if self.endpoint and self.endpoint != "aws" and not self.endpoint.startswith(("http://", "https://")):
-            raise ValueError(f"MINIO_ENDPOINT={self.endpoint!r} is no URL; write http://host:9000, aws, or leave it empty.")
+            raise ValueError(
+                f"MINIO_ENDPOINT={self.endpoint!r} is no URL; write http://host:9000, aws, or leave it empty."
+            )
         return self
 
     @property
     def is_s3(self) -> bool:
         """True: the S3 store. False: the local folder."""
         return bool(self.endpoint)
+
+    @property
+    def location(self) -> str:
+        """Where the blocks are, for people."""
+        return f"s3://{self.bucket} at {self.endpoint}" if self.is_s3 else str(self.local_dir.resolve())

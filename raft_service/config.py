@@ -1,7 +1,7 @@
 """Settings of a control-plane node and of its clients: names, defaults, ranges, and how they must relate.
 
 Values come from the environment first, then from `.env` in the working directory. A variable that has one of our
-prefixes and is not known is refused, and so is a contradiction: each with a sentence that names the values and the cure.
+prefixes and is not known is refused, and so is a contradiction: each with a sentence that names values and cure.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class NodeSettings(TlsSettings):
             raise ValueError(f"RAFT_PEERS names a node twice: {', '.join(names)}; give each node a name of its own.")
         if self.node_name not in names:
             raise ValueError(
-                f"RAFT_NODE_NAME={self.node_name!r} is not in RAFT_PEERS ({', '.join(names)}); add it there or correct it."
+                f"RAFT_NODE_NAME={self.node_name!r} is not in RAFT_PEERS ({', '.join(names)}); add or correct it."
             )
         if not is_local(self.bind_address) and self.tls is None:
             raise ValueError(

@@ -1,0 +1,131 @@
+"""One process of a local cluster: started, awaited, killed, and never left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# A Python process with gRPC and Dagster starts in 2 to 4 s on two busy cores; ten times that is a hang.
+READY_TIMEOUT_S = 60.0
+# How long a process may take to end on SIGTERM before it is killed. A leader hands over in milliseconds; a worker
+# ends its slots first.
+STOP_TIMEOUT_S = 10.0
+LOG_LINES_SHOWN = 15
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class StartFailed(Exception):
+    """A process ended or stayed silent instead of becoming ready; the message has its last words."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Returns loopback ports that were free a moment ago, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _die_with_parent() -> None:
+    """Runs in the child before exec: SIGKILL when the starter dies, however it dies."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class ManagedProcess:
+    """A child process in a session of its own, with its stderr in a log file.
+
+    Start it from a thread that lives as long as the process shall (the kernel's parent-death signal follows the
+    thread).
+    """
+
+    def __init__(self, *, name: str, command: Sequence[str], env: Mapping[str, str], cwd: Path, log_dir: Path) -> None:
+        self.name = name
+        self.ready: dict[str, Any] = {}
+        self.log_path = log_dir / f"{name}.log"
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                env=dict(env),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Process id, also of one that has ended."""
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """True until the process has ended."""
+        return self._process.poll() is None
+
+    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> dict[str, Any]:
+        """Waits for the one JSON line that says the process serves, and returns it.
+
+        Raises:
+            StartFailed: the process ended first, or said nothing in time.
+        """
+        stdout = self._process.stdout
+        assert stdout is not None
+        deadline = time.monotonic() + timeout_s
+        received = b""
+        while b"\n" not in received:
+            left = deadline - time.monotonic()
+            readable, _, _ = select.select([stdout], [], [], max(0.0, left))
+            chunk = os.read(stdout.fileno(), 65536) if readable else b""
+            if not chunk:
+                said = "ended" if readable else f"was not ready within {timeout_s:.0f} s"
+                raise StartFailed(f"{self.name} {said}. Its last words ({self.log_path}):\n{self.last_words()}")
+            received += chunk
+        self.ready = json.loads(received.splitlines()[0])
+        return self.ready
+
+    def last_words(self) -> str:
+        """The last lines of its log."""
+        lines = self.log_path.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-LOG_LINES_SHOWN:]) or "(it said nothing)"
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the process alone; one that has ended is left alone."""
+        if self.is_running:
+            self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL to the process alone, and waits until it is gone: what a crash looks like."""
+        self.signal(signal.SIGKILL)
+        self._process.wait()
+
+    def request_stop(self) -> None:
+        """SIGTERM, without waiting."""
+        self.signal(signal.SIGTERM)
+
+    def wait_stopped(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """Waits for the end, kills the whole process group when it takes too long; returns the exit status."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.pid, signal.SIGKILL)
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        return self._process.returncode
