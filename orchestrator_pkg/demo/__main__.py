@@ -36,7 +36,7 @@ RUN_TIMEOUT_S = 600.0
 POLL_S = 0.25
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 
-console = Console()
+console = Console(soft_wrap=True)
 
 
 class DemoFailed(Exception):

@@ -29,10 +29,14 @@ OWN_PREFIXES = (
 )
 
 DAGSTER_YAML = """\
-# Written for a local cluster. Runs go to the control plane at once; SQLite serves, since all processes share this disk.
+# Written for a local cluster. Runs go to the control plane at once, without Dagster's queue, which needs its daemon;
+# SQLite serves, since all processes share this disk.
 run_launcher:
   module: orchestrator_pkg
   class: OrchestratorRunLauncher
+run_coordinator:
+  module: dagster._core.run_coordinator
+  class: DefaultRunCoordinator
 telemetry:
   enabled: false
 """
@@ -108,13 +112,16 @@ class LocalDeployment:
         }
         return env | self.store_env | self.extra_env | more
 
-    def _spawn(self, name: str, command: Sequence[str], **env: str) -> ManagedProcess:
+    def _spawn(
+        self, name: str, command: Sequence[str], *, is_announcing: bool = False, **env: str
+    ) -> ManagedProcess:
         return ManagedProcess(
             name=name,
             command=[sys.executable, *command],
             env=self.environment(**env),
             cwd=self.project,
             log_dir=self.folder / "logs",
+            is_announcing=is_announcing,
         )
 
     # -------------------------------------------------------------------------------------------- object store
@@ -160,6 +167,7 @@ class LocalDeployment:
         node.process = self._spawn(
             name,
             ["-m", "raft_service"],
+            is_announcing=True,
             RAFT_NODE_NAME=name,
             RAFT_PEERS=",".join(f"{each.name}={each.address}" for each in self.nodes.values()),
             RAFT_DATA_DIR=str(self.folder / "nodes" / name),
@@ -178,6 +186,7 @@ class LocalDeployment:
         self.workers[name] = self._spawn(
             name,
             ["-m", "orchestrator_pkg.worker.agent"],
+            is_announcing=True,
             WORKER_NAME=name,
             WORKER_CLOUD_TAG=cloud,
             WORKER_STEP_SLOTS=str(self.step_slots),

@@ -47,13 +47,24 @@ def _die_with_parent() -> None:
 
 
 class ManagedProcess:
-    """A child process in a session of its own, with its stderr in a log file.
+    """A child process in a session of its own, with what it says in a log file.
+
+    With is_announcing, its stdout is kept for the one line that says that it is ready.
 
     Start it from a thread that lives as long as the process shall (the kernel's parent-death signal follows the
     thread).
     """
 
-    def __init__(self, *, name: str, command: Sequence[str], env: Mapping[str, str], cwd: Path, log_dir: Path) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        cwd: Path,
+        log_dir: Path,
+        is_announcing: bool = False,
+    ) -> None:
         self.name = name
         self.ready: dict[str, Any] = {}
         self.log_path = log_dir / f"{name}.log"
@@ -63,7 +74,7 @@ class ManagedProcess:
                 env=dict(env),
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=subprocess.PIPE if is_announcing else log,
                 stderr=log,
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
@@ -86,7 +97,8 @@ class ManagedProcess:
             StartFailed: the process ended first, or said nothing in time.
         """
         stdout = self._process.stdout
-        assert stdout is not None
+        if stdout is None:
+            raise ValueError(f"{self.name} was not started to announce itself")
         deadline = time.monotonic() + timeout_s
         received = b""
         while b"\n" not in received:

@@ -311,13 +311,17 @@ class MemoryNetwork:
 
     def _send(self, messages: list[Message]) -> None:
         for message in messages:
-            if (message.from_, message.to) in self._cut or self.random.random() < self.drop_rate:
-                continue
-            if self.drop_if is not None and self.drop_if(message):
+            if self._is_lost(message):
+                self._report(message, ok=False)
                 continue
             self._put(message)
             if self.random.random() < self.duplicate_rate:
                 self._put(message)
+
+    def _is_lost(self, message: Message) -> bool:
+        if (message.from_, message.to) in self._cut or self.random.random() < self.drop_rate:
+            return True
+        return self.drop_if is not None and self.drop_if(message)
 
     def _put(self, message: Message) -> None:
         due = self.now + (self.random.randint(0, self.delay_ticks_max) if self.delay_ticks_max else 0)
@@ -327,25 +331,27 @@ class MemoryNetwork:
     def _deliver_due(self) -> bool:
         has_delivered = False
         while self._queue and self._queue[0][0] <= self.now:
-            message = heapq.heappop(self._queue)[2]
+            self._deliver(heapq.heappop(self._queue)[2])
             has_delivered = True
-            if (message.from_, message.to) not in self._cut:
-                self._deliver(message)
         return has_delivered
 
     def _deliver(self, message: Message) -> None:
         member = self.members.get(message.to)
-        is_received = member is not None and member.is_up
-        if member is not None and member.is_up:
-            try:
-                member.raw.step(message)
-            except (PeerUnknown, ProposalDropped):
-                # A removed member's answer, or a forwarded proposal that was not taken: lost, as in real life.
-                pass
-        if message.type is MessageType.MSG_SNAP:
-            sender = self.members[message.from_]
-            if sender.is_up:
-                sender.raw.report_snapshot(message.to, ok=is_received)
+        if member is None or not member.is_up or (message.from_, message.to) in self._cut:
+            self._report(message, ok=False)
+            return
+        try:
+            member.raw.step(message)
+        except (PeerUnknown, ProposalDropped):
+            # A removed member's answer, or a forwarded proposal that was not taken: lost, as in real life.
+            pass
+        self._report(message, ok=True)
+
+    def _report(self, message: Message, *, ok: bool) -> None:
+        """A transport tells how sending a snapshot ended, or the leader would wait for its answer for ever."""
+        sender = self.members[message.from_]
+        if message.type is MessageType.MSG_SNAP and sender.is_up:
+            sender.raw.report_snapshot(message.to, ok=ok)
 
     def describe(self) -> str:
         """One line on every member, for messages of failed tests."""

@@ -23,6 +23,8 @@ class SafetyChecker:
         self._network = network
         self._leader_of: dict[int, int] = {}
         self._committed: dict[int, tuple[int, bytes]] = {}
+        # Term of the member that was the first to apply an index: it was committed in that term or before.
+        self._term_of_commit: dict[int, int] = {}
         self._commit_seen: dict[int, tuple[RawNode, int]] = {}
         network.on_applied = self._applied
 
@@ -32,6 +34,7 @@ class SafetyChecker:
         return len(self._committed)
 
     def _applied(self, node_id: int, entry: Entry) -> None:
+        self._term_of_commit.setdefault(entry.index, self._network.node(node_id).term)
         known = self._committed.setdefault(entry.index, (entry.term, entry.data))
         assert known == (entry.term, entry.data), (
             f"{node_id} applied {(entry.term, entry.data)!r} at {entry.index}, but {known!r} was applied there before"
@@ -50,12 +53,10 @@ class SafetyChecker:
         term, node_id = member.raw.term, member.raw.id
         known = self._leader_of.setdefault(term, node_id)
         assert known == node_id, f"{known} and {node_id} both lead term {term}"
-        # A leader of an old term, behind a partition, need not have what was committed since.
-        if term < max(self._leader_of):
-            return
         log = member.raw._core.log
         for index, (entry_term, _) in self._committed.items():
-            if index >= log.first_index():
+            # A leader of an old term, behind a partition, need not have what was committed since.
+            if index >= log.first_index() and term >= self._term_of_commit[index]:
                 assert index <= log.last_index(), f"leader {node_id} of term {term} lacks committed entry {index}"
                 assert log.term(index) == entry_term, f"leader {node_id} of term {term} has another entry at {index}"
 

@@ -73,6 +73,8 @@ class ClusterLife(RuleBasedStateMachine):
         self.known: set[str] = set()
         self.ends: dict[str, bytes] = {}
         self.newest_token: dict[str, int] = {}
+        # Index of the hold that a task came under.
+        self.hold_of: dict[str, int] = {}
 
     # ---------------------------------------------------------------------------------------------- the log
 
@@ -85,6 +87,9 @@ class ClusterLife(RuleBasedStateMachine):
         for placed in applied.changes.placed:
             assert placed.token.index > self.newest_token.get(placed.task_id, 0), "a token only grows"
             self.newest_token[placed.task_id] = placed.token.index
+        for task_id in set(applied.changes.tasks) - self.known:
+            lease = self.ledger.lease(self.ledger.view(task_id).spec.owner_lease)
+            self.hold_of[task_id] = lease.token.index if lease is not None else 0
         self.known |= set(applied.changes.tasks)
         for task_id in applied.changes.forgotten:
             assert self.ends.pop(task_id, None), f"{task_id} was forgotten before its end was seen"
@@ -132,7 +137,9 @@ class ClusterLife(RuleBasedStateMachine):
 
     @rule(worker=WORKERS, incarnation=INCARNATIONS)
     def lose(self, worker: str, incarnation: int) -> None:
+        before, live = self.state_bytes(), dict(self.ledger.live_workers())
         self.twice(write.lose(worker, incarnation=incarnation))
+        assert (self.state_bytes() == before) == (live.get(worker) != incarnation)
 
     @rule(worker=WORKERS)
     def forget_worker(self, worker: str) -> None:
@@ -158,13 +165,17 @@ class ClusterLife(RuleBasedStateMachine):
     def submit(self, specs: list[pb.TaskSpec]) -> None:
         self.twice(write.submit(*specs))
 
-    @rule(task=TASKS, worker=WORKERS, incarnation=INCARNATIONS)
-    def place_anything(self, task: str, worker: str, incarnation: int) -> None:
-        command = write.place(write.on(task, worker, incarnation=incarnation))
-        applied = self.append(write.entry([command], at_ms=self.now_ms))
-        (outcome,) = applied.outcomes
+    @rule(data=st.data(), workers=st.lists(WORKERS, min_size=1, max_size=2))
+    def place_anything(self, data: st.DataObject, workers: list[str]) -> None:
+        """On any worker, running or not: first attempts, backups, nonsense."""
+        tasks = sorted(task.task_id for task in self.ledger.tasks())
+        task_id = data.draw(st.sampled_from(tasks or ["none"]))
+        incarnations = dict(self.ledger.live_workers())
+        placements = [write.on(task_id, worker, incarnation=incarnations.get(worker, 1)) for worker in workers]
+        command = write.place(*placements)
+        outcome = self.append(write.entry([command], at_ms=self.now_ms)).outcomes[0]
         assert isinstance(outcome, PlaceOutcome)
-        if outcome.tokens[0] is not None:
+        if None not in outcome.tokens:
             self.twice(command)
 
     @rule(data=st.data(), succeeded=st.booleans())
@@ -219,6 +230,29 @@ class ClusterLife(RuleBasedStateMachine):
         assert not applied.changes.refused or specs, "only a submit that came too late is refused"
 
     @precondition(lambda self: not self.in_flight)
+    @rule(first=SPECS, second=SPECS)
+    def pipeline(self, first: list[pb.TaskSpec], second: list[pb.TaskSpec]) -> None:
+        """Two plans in flight do not count on the same room."""
+        self.plan_for_later(first)
+        self.plan_for_later(second)
+        for _ in range(2):
+            outcome = self.append(self.in_flight.popleft()).outcomes[1]
+            assert isinstance(outcome, PlaceOutcome)
+            assert set(outcome.refusals) <= {"", "the task is canceled"}
+
+    @precondition(lambda self: not self.in_flight)
+    @rule(data=st.data())
+    def cancel_what_is_being_placed(self, data: st.DataObject) -> None:
+        """What the refused placement had reserved is free again."""
+        self.plan_for_later([])
+        placements = self.in_flight[0].commands[1].place_tasks.placements
+        if placements:
+            placement = data.draw(st.sampled_from(list(placements)))
+            self.twice(write.cancel(placement.task_id))
+        self.deliver()
+        self.plan_like_a_new_leader()
+
+    @precondition(lambda self: not self.in_flight)
     @rule()
     def plan_like_a_new_leader(self) -> None:
         """The planner that lived through it all plans like one that read the ledger just now, and forgets nobody."""
@@ -258,12 +292,15 @@ class ClusterLife(RuleBasedStateMachine):
                 assert worker is not None
                 assert worker.incarnation == attempt.worker_incarnation
                 assert worker.state != pb.WORKER_STATE_LOST
-            parent_id, lease = task.spec.parent_task_id, task.spec.owner_lease
+            parent_id, lease_name = task.spec.parent_task_id, task.spec.owner_lease
             if not task.is_ended and parent_id:
                 parent = self.ledger.task(parent_id)
                 assert parent is not None
                 assert not parent.is_ended
-            assert task.is_ended or not lease or self.ledger.lease(lease) is not None
+            if not task.is_ended and lease_name:
+                lease = self.ledger.lease(lease_name)
+                assert lease is not None
+                assert lease.token.index == self.hold_of[task.task_id]
 
     @invariant()
     def check_ends(self) -> None:
@@ -297,6 +334,6 @@ class ClusterLife(RuleBasedStateMachine):
 
 
 ClusterLife.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=50, deadline=None, database=None, print_blob=True
+    max_examples=100, stateful_step_count=40, deadline=None, database=None, print_blob=True
 )
 TestClusterLife = ClusterLife.TestCase

@@ -73,7 +73,8 @@ def test_a_taken_port_is_one_sentence() -> None:
         arguments = ["--address", "127.0.0.1:1", "--metrics-port", "-1", "--debug-http-port", port]
         result = CliRunner().invoke(worker_command, arguments)
     assert result.exit_code == 2
-    assert f"DEBUG_HTTP_PORT={port}" in result.output
+    assert port in result.output
+    assert "DEBUG_HTTP_PORT" in result.output
 
 
 def test_options_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
