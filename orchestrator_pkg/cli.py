@@ -313,9 +313,9 @@ def node(arguments: tuple[str, ...]) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def worker(arguments: tuple[str, ...]) -> None:
     """Run the worker of this machine (see `orchestrator worker --help`)."""
-    from orchestrator_pkg.worker.agent import main as run_worker
+    from orchestrator_pkg.worker.command import worker_command
 
-    run_worker(args=list(arguments), prog_name="orchestrator worker")
+    worker_command(args=list(arguments), prog_name="orchestrator worker")
 
 
 @main.command(context_settings=_PASS_ON, add_help_option=False)

@@ -52,7 +52,7 @@ def load(settings_class: type[S], **overrides: Any) -> S:
     _refuse_unknown_names(settings_class)
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return settings_class(_env_file=ENV_FILE, **given)
+        return settings_class(_env_file=ENV_FILE, **given)  # type: ignore[call-arg]  # pydantic-settings' own
     except ValidationError as error:
         raise ConfigError(_in_words(error, settings_class)) from None
 

@@ -89,6 +89,7 @@ class RaftDriver:
             retry_s=2 * settings.heartbeat_ms / 1000,
         )
         self._lead = Lead(settings.members, self._proposals, self._reads)
+        self._heard: dict[int, float] = {}
         self._inbox: deque[Message] = deque(maxlen=INBOX_MAX)
         self._reports: list[Callable[[RawNode], None]] = []
         self._wake = asyncio.Event()
@@ -228,17 +229,16 @@ class RaftDriver:
     # What the transport tells (PeerEvents).
 
     def receive(self, messages: Sequence[Message]) -> None:
-        """Messages of a peer."""
+        """Messages of a peer; never none."""
         self._inbox.extend(messages)
+        self._heard[messages[0].from_] = time.monotonic()
         self._wake.set()
 
     def peer_broken(self, node_id: int) -> None:
         """A peer's process is gone, most likely: no need to wait for its silence."""
         self._report(lambda core: core.report_unreachable(node_id))
-        if self._lead.soft.lead == node_id:
-            self._report(lambda core: core.forget_leader())
-            if self._hint is None or self._hint.done():
-                self._hint = self._spawn(self._hint_campaign(node_id))
+        if self._lead.soft.lead == node_id and (self._hint is None or self._hint.done()):
+            self._hint = self._spawn(self._hint_campaign(node_id))
 
     def peer_unreachable(self, node_id: int) -> None:
         """Appends were dropped: the core goes back to probing."""
@@ -347,14 +347,18 @@ class RaftDriver:
     async def _hint_campaign(self, lost_leader: int) -> None:
         """The leader's process is gone: ask for votes without waiting for the election timeout.
 
-        Safe at any time: with pre-vote nobody who hears a leader is disturbed, and reads never trust a clock.
+        Each survivor does the same, so those who ask later find voters who no longer wait for the old leader. What it
+        sent last may still come in meanwhile; then it is not forgotten yet. Safe at any time: with pre-vote nobody who
+        hears a leader is disturbed, and reads never trust a clock.
         """
         delay_s = HINT_DELAY_S
         for _ in range(HINT_TRIES_MAX):
+            since = time.monotonic()
             await asyncio.sleep(self._random.uniform(*delay_s))
             if self._lead.has_role or self._lead.soft.lead not in (0, lost_leader):
                 return
-            self._report(_campaign)
+            if self._heard.get(lost_leader, 0.0) < since:
+                self._report(_campaign_without_leader)
             delay_s = HINT_RETRY_S
 
     def _best_successor(self) -> int:
@@ -381,6 +385,6 @@ class RaftDriver:
         return self._core
 
 
-def _campaign(core: RawNode) -> None:
-    if core.lead == 0:  # a heartbeat came in meanwhile: the leader lives
-        core.campaign()
+def _campaign_without_leader(core: RawNode) -> None:
+    core.forget_leader()
+    core.campaign()

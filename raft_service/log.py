@@ -12,7 +12,8 @@ LEVELS = ("debug", "info", "warning", "error")
 class KeyValueFormatter(logging.Formatter):
     """`time=... level=info node=cp-1 at=raft_service.driver msg="this node leads; term=3"`"""
 
-    converter = time.gmtime
+    # In UTC, so that the lines of machines in different places can be merged.
+    converter = staticmethod(time.gmtime)
 
     def __init__(self, *, role: str, name: str) -> None:
         """`role=name` stands in every line."""

@@ -13,7 +13,6 @@ from pathlib import Path
 import click
 import grpc.aio
 from google.protobuf.internal import api_implementation
-from orchestrator_proto import admin_pb2_grpc, task_pb2_grpc, worker_pb2_grpc
 
 from raft_service import __version__
 from raft_service import log as logs
@@ -26,6 +25,7 @@ from raft_service.leadership import Leadership
 from raft_service.machine import LedgerMachine
 from raft_service.metrics import Metrics
 from raft_service.node_status import NodeStatus
+from raft_service.rpc import stubs
 from raft_service.rpc.admin_service import AdminService
 from raft_service.rpc.channel import SERVER_OPTIONS, listen
 from raft_service.rpc.peers import PeerTransport
@@ -132,15 +132,15 @@ class Node:
         server = grpc.aio.server(options=SERVER_OPTIONS)
         self._transport.add_to(server)
         sessions = SessionService(self.leadership, self.metrics, node_name=self.settings.node_name)
-        task_pb2_grpc.add_TaskServiceServicer_to_server(sessions, server)
-        worker_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerService(self.leadership), server)
+        stubs.add_task_service(sessions, server)
+        stubs.add_worker_service(WorkerService(self.leadership), server)
         admin = AdminService(
             leadership=self.leadership,
             driver=self.driver,
             members=self.settings.members,
             status=self.status.message,
         )
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+        stubs.add_admin_service(admin, server)
         return server
 
     def _listen(self, server: grpc.aio.Server) -> str:

@@ -42,10 +42,11 @@ class DagsterWeb:
         body = json.dumps({"query": text, "variables": variables}).encode()
         request = urllib.request.Request(f"{self.url}/graphql", data=body, headers={"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            reply = json.load(answer)
+            reply: dict[str, Any] = json.load(answer)
         if reply.get("errors"):
             raise GraphQLFailed(reply["errors"][0]["message"])
-        return reply["data"]
+        data: dict[str, Any] = reply["data"]
+        return data
 
     def location(self) -> tuple[str, str]:
         """Name of the one code location and of its repository. Raises GraphQLFailed when it did not load."""

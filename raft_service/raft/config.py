@@ -40,7 +40,12 @@ class Config:
     pre_vote: bool = True
     """Ask whether an election could be won before disturbing anyone with a new term."""
     step_down_on_removal: bool = True
-    """A leader that has applied its own removal stops leading, so that the others elect a member."""
+    """A leader that has applied its own removal stops leading, so that the others elect a member.
+
+    Better transfer leadership before removing or demoting a leader. Members act on a change when they apply it: if the
+    message that tells of the change's commit is lost and the old leader has uncommitted entries after it, the others
+    ask for the old majority's votes, and the removed members, whose logs are longer, refuse.
+    """
     disable_proposal_forwarding: bool = False
     """Followers refuse proposals instead of passing them to the leader."""
     disable_conf_change_validation: bool = False

@@ -25,7 +25,6 @@ from .errors import InvariantBroken, LocalMessageRefused, PeerUnknown
 from .log_storage import LogStorage
 from .messages import (
     LOCAL_MESSAGES,
-    NONE,
     RESPONSE_MESSAGES,
     ConfChange,
     ConfState,
@@ -322,6 +321,3 @@ class RawNode:
             progress={node_id: member.copy() for node_id, member in progress},
             config=core.tracker.config,
         )
-
-
-__all__ = ["NONE", "RawNode", "Ready", "Status"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
-from orchestrator_proto import admin_pb2, admin_pb2_grpc, task_pb2, worker_pb2, worker_pb2_grpc
+from orchestrator_proto import admin_pb2, task_pb2, worker_pb2
 from orchestrator_proto import ledger_pb2 as pb
 
 from raft_service.config import TlsFiles
@@ -15,6 +16,7 @@ from raft_service.rpc.channel import BATCH_BYTES_MAX, open_channel
 from raft_service.rpc.errors import ControlPlaneUnavailable, in_words
 from raft_service.rpc.leader_calls import LeaderCalls
 from raft_service.rpc.session_link import SessionLink
+from raft_service.rpc.stubs import AdminServiceStub, WorkerServiceStub
 from raft_service.rpc.watch import Watch
 
 # Tasks in one SubmitTasks, as the protocol says; more are split.
@@ -142,19 +144,19 @@ class AsyncClient:
 
     async def register_worker(self, request: worker_pb2.RegisterWorkerRequest) -> worker_pb2.RegisterWorkerResponse:
         """Enters a worker process in the ledger."""
-        return await self._calls.unary(
-            lambda channel, timeout: worker_pb2_grpc.WorkerServiceStub(channel).RegisterWorker(
-                request, timeout=timeout
-            ),
+        answer: worker_pb2.RegisterWorkerResponse = await self._calls.unary(
+            lambda channel, timeout: WorkerServiceStub(channel).RegisterWorker(request, timeout=timeout),
             deadline_s=self._deadline_s,
         )
+        return answer
 
     async def heartbeat(self, request: worker_pb2.HeartbeatRequest, timeout_s: float) -> worker_pb2.HeartbeatResponse:
         """Renews the worker's lease, on a connection of its own."""
-        return await self._heartbeats.unary(
-            lambda channel, timeout: worker_pb2_grpc.WorkerServiceStub(channel).Heartbeat(request, timeout=timeout),
+        answer: worker_pb2.HeartbeatResponse = await self._heartbeats.unary(
+            lambda channel, timeout: WorkerServiceStub(channel).Heartbeat(request, timeout=timeout),
             deadline_s=timeout_s,
         )
+        return answer
 
     async def assignments(self, worker_id: str, incarnation: int) -> AsyncIterator[worker_pb2.AssignmentBatch]:
         """Receives work: first all valid attempts of this worker, then each new one and orders.
@@ -170,7 +172,7 @@ class AsyncClient:
         stream = None
         try:
             while stream is None:
-                stream = worker_pb2_grpc.WorkerServiceStub(self._assignments.channel()).Assignments(request)
+                stream = WorkerServiceStub(self._assignments.channel()).Assignments(request)
                 try:
                     batch = await _read_in_time(stream)
                 except grpc.aio.AioRpcError as error:
@@ -200,8 +202,10 @@ class AsyncClient:
         timeout_s = min(STATUS_TIMEOUT_S, self._deadline_s)
         channel = open_channel(endpoint, self._tls)
         try:
-            stub = admin_pb2_grpc.AdminServiceStub(channel)
-            return await stub.Status(admin_pb2.StatusRequest(), timeout=timeout_s)
+            answer: admin_pb2.StatusResponse = await AdminServiceStub(channel).Status(
+                admin_pb2.StatusRequest(), timeout=timeout_s
+            )
+            return answer
         except grpc.aio.AioRpcError as error:
             return in_words(error)
         finally:
@@ -210,7 +214,7 @@ class AsyncClient:
     async def list_workers(self) -> list[admin_pb2.WorkerView]:
         """All workers as the leader sees them."""
         answer = await self._calls.unary(
-            lambda channel, timeout: admin_pb2_grpc.AdminServiceStub(channel).ListWorkers(
+            lambda channel, timeout: AdminServiceStub(channel).ListWorkers(
                 admin_pb2.ListWorkersRequest(), timeout=timeout
             ),
             deadline_s=self._deadline_s,
@@ -219,8 +223,8 @@ class AsyncClient:
 
     async def drain_worker(self, worker_id: str, undo: bool = False) -> int:
         """Gives a worker nothing new, or (undo) takes it back into service; returns its WorkerState."""
-        answer = await self._calls.unary(
-            lambda channel, timeout: admin_pb2_grpc.AdminServiceStub(channel).DrainWorker(
+        answer: admin_pb2.DrainWorkerResponse = await self._calls.unary(
+            lambda channel, timeout: AdminServiceStub(channel).DrainWorker(
                 admin_pb2.DrainWorkerRequest(worker_id=worker_id, undo=undo), timeout=timeout
             ),
             deadline_s=self._deadline_s,
@@ -229,8 +233,8 @@ class AsyncClient:
 
     async def transfer_leader(self, to: str = "") -> str:
         """Moves leadership to the node of that name, or to the one that is furthest; returns who leads now."""
-        answer = await self._calls.unary(
-            lambda channel, timeout: admin_pb2_grpc.AdminServiceStub(channel).TransferLeader(
+        answer: admin_pb2.TransferLeaderResponse = await self._calls.unary(
+            lambda channel, timeout: AdminServiceStub(channel).TransferLeader(
                 admin_pb2.TransferLeaderRequest(to=to), timeout=self._deadline_s
             ),
             deadline_s=self._deadline_s,
@@ -238,16 +242,17 @@ class AsyncClient:
         return answer.leader_name
 
 
-async def _read_in_time(stream: grpc.aio.UnaryStreamCall) -> worker_pb2.AssignmentBatch:
+async def _read_in_time(stream: Any) -> worker_pb2.AssignmentBatch:
     try:
         async with asyncio.timeout(ASSIGNMENTS_SILENCE_S):
-            batch = await stream.read()
+            batch: Any = await stream.read()
     except TimeoutError:
         raise ControlPlaneUnavailable(
             f"The assignment stream was silent for {ASSIGNMENTS_SILENCE_S:g} s; open it again."
         ) from None
     if batch is grpc.aio.EOF:
         raise ControlPlaneUnavailable("The node ended the assignment stream; open it again.")
+    assert isinstance(batch, worker_pb2.AssignmentBatch)
     return batch
 
 

@@ -83,7 +83,8 @@ class LeaderCalls:
         """
         if error.code() in REFUSALS:
             raise RequestRefused(error.details() or in_words(error)) from None
-        pause_s = self._route.failed(in_words(error), leader=_leader_of(error))
+        is_redirected = error.code() == grpc.StatusCode.FAILED_PRECONDITION
+        pause_s = self._route.failed(in_words(error), is_redirected=is_redirected, leader=_leader_of(error))
         await self.close()
         return pause_s
 

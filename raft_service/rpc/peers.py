@@ -34,7 +34,7 @@ class PeerEvents(Protocol):
     """What the transport tells the driver; called in the event loop, must return at once."""
 
     def receive(self, messages: Sequence[Message]) -> None:
-        """Messages of one peer, in order."""
+        """Messages of one peer, in order; at least one."""
 
     def peer_broken(self, node_id: int) -> None:
         """A stream that we dialed to the peer ended: its process is gone, most likely."""
@@ -160,7 +160,7 @@ class PeerTransport(raft_pb2_grpc.RaftServiceServicer):
                 messages += [complete] if complete is not None else []
             else:
                 messages.append(decode_message(wire))
-        if self._events is not None:
+        if messages and self._events is not None:
             self._events.receive(messages)
 
     def _queue(self, message: Message) -> None:

@@ -24,9 +24,10 @@ async def refuse_not_leader(elsewhere: Member | None, context: Any) -> NoReturn:
     """Ends the call: another node leads, or none is known."""
     if elsewhere is None:
         await context.abort(grpc.StatusCode.UNAVAILABLE, "No leader is known yet; try another node.")
-    await context.abort(
-        grpc.StatusCode.FAILED_PRECONDITION,
-        f"{elsewhere.name} at {elsewhere.address} leads; ask there.",
-        trailing_metadata=((LEADER_KEY, elsewhere.address),),
-    )
+    else:
+        await context.abort(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            f"{elsewhere.name} at {elsewhere.address} leads; ask there.",
+            trailing_metadata=((LEADER_KEY, elsewhere.address),),
+        )
     raise AssertionError("abort raises")

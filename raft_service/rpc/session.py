@@ -112,7 +112,7 @@ class _Session:
     # ------------------------------------------------------------------------------------------ in
 
     async def _read(self, first: task_pb2.SessionRequest) -> None:
-        message = first
+        message: Any = first
         while message is not grpc.aio.EOF:
             for request in message.requests:
                 self._begin(request)
@@ -236,10 +236,10 @@ class _Session:
         for watch_id in list(self._changed_watches):
             if size >= BATCH_BYTES_MAX:
                 break
-            response = self._take_events(watch_id)
-            if response is not None:
-                batch.append(response)
-                size += response.ByteSize()
+            events = self._take_events(watch_id)
+            if events is not None:
+                batch.append(events)
+                size += events.ByteSize()
         return batch
 
     def _take_events(self, watch_id: int) -> task_pb2.Response | None:

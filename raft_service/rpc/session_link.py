@@ -20,12 +20,13 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from orchestrator_proto import task_pb2, task_pb2_grpc
+from orchestrator_proto import task_pb2
 
 from raft_service.config import TlsFiles
 from raft_service.rpc.channel import BATCH_BYTES_MAX, open_channel
 from raft_service.rpc.errors import ControlPlaneUnavailable, RequestRefused, in_words, nobody_answered
 from raft_service.rpc.route import Route
+from raft_service.rpc.stubs import TaskServiceStub
 from raft_service.rpc.watch import Watch
 
 # Requests in one message; the server admits that many at a time from one session.
@@ -181,7 +182,8 @@ class SessionLink:
                 await self._use_stream(self._route.address)
                 pause_s = 0.0
             except _Redirected as redirect:
-                pause_s = self._route.failed(f"{redirect.answered_by} does not lead", leader=redirect.leader)
+                problem = f"{redirect.answered_by} does not lead"
+                pause_s = self._route.failed(problem, is_redirected=True, leader=redirect.leader)
             except (_StreamFailed, OSError) as error:
                 pause_s = self._route.failed(str(error))
             if pause_s:
@@ -190,7 +192,7 @@ class SessionLink:
     async def _use_stream(self, address: str) -> None:
         """Runs one stream until it ends, which it does with _Redirected or _StreamFailed."""
         channel = open_channel(address, self._tls)
-        stream = task_pb2_grpc.TaskServiceStub(channel).Session()
+        stream = TaskServiceStub(channel).Session()
         self._refill_outbox()
         self._heard_at = asyncio.get_running_loop().time()
         parts = [asyncio.create_task(part) for part in (self._read(stream), self._write(stream), self._watch_silence())]

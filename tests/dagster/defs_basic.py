@@ -76,7 +76,7 @@ def crash_once(context: dg.OpExecutionContext) -> int:
 def sleeper(context: dg.OpExecutionContext) -> None:
     """Sleeps for a minute, unless interrupted."""
     (Path(context.op_config["folder"]) / "sleeping").touch()
-    time.sleep(60)
+    time.sleep(60)  # not waited for: the test interrupts it
 
 
 @dg.resource

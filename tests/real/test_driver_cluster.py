@@ -53,6 +53,20 @@ def test_leader_is_lost_and_comes_back_from_disk(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
+def test_crash_is_noticed_long_before_the_election_timeout(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start_all()
+        old = await cluster.leader()
+        await cluster.converged(0)
+        await until(lambda: all(all(n.transport.connected().values()) for n in cluster.running()), "all streams")
+        started = time.monotonic()
+        await cluster.crash(old)
+        await cluster.leader()
+        assert time.monotonic() - started < 1.5, "the survivors waited for the election timeout of 2 s"
+
+    run(tmp_path, scenario, RAFT_ELECTION_TIMEOUT_MIN_MS=2000, RAFT_ELECTION_TIMEOUT_MAX_MS=4000)
+
+
 def test_whole_cluster_restarts_with_everything_acknowledged(tmp_path: Path) -> None:
     async def scenario(cluster: Cluster) -> None:
         await cluster.start_all()

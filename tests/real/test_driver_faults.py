@@ -106,8 +106,7 @@ def test_only_node_recovers_from_a_full_disk(tmp_path: Path) -> None:
         await cluster.leader()
         disk.is_full = True
         with pytest.raises((ProposalUnknown, Overloaded)):
-            while True:
-                await node.driver.propose(b"x" * 1024 * 1024)
+            await asyncio.gather(*(node.driver.propose(b"x" * 1024 * 1024) for _ in range(20)))
         disk.is_full = False
         await until(lambda: node.driver.is_leader, "the leader again")
         await node.driver.propose(b"y")

@@ -1,0 +1,11 @@
+"""What all tests share: random examples are drawn anew on a developer's machine and are always the same on CI."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("here", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
