@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 from orchestrator_proto import ledger_pb2
-from raft_service.rpc.client import Client, ControlPlaneUnavailable, RequestRefused
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -28,8 +27,11 @@ from orchestrator_pkg.demo.failover import QUEUED_MIN, LeaderKiller, current_lea
 from orchestrator_pkg.demo.graphql import DagsterWeb, GraphQLFailed
 from orchestrator_pkg.demo.processes import StartFailed
 from orchestrator_pkg.demo.report import RunReport, print_summary, read_run
+from orchestrator_pkg.demo.results import save_results
 from raft_service.config import ConfigError
+from raft_service.rpc.client import Client, ControlPlaneUnavailable, RequestRefused
 
+RESULTS_DIR = "data/processed/demo"
 JOBS = ("lineitem", "matrices")
 # The demo takes well under 90 s; a run that is still going after this hangs.
 RUN_TIMEOUT_S = 600.0
@@ -162,10 +164,10 @@ def run_demo(folder: Path, *, keep: bool, env: dict[str, str]) -> None:
         with Client(deployment.endpoints, name="demo") as client:
             describe(deployment, client)
             run_pipelines(deployment, client)
-        console.print(
-            f"Results: {deployment.store_settings().location}, read them with the names above.",
-            highlight=False,
-        )
+        settings = deployment.store_settings()
+        files = save_results(settings, deployment.project / RESULTS_DIR)
+        console.print(f"Blocks were in {settings.location}. Results are in {RESULTS_DIR}/:", highlight=False)
+        console.print("  " + ", ".join(file.name for file in files), highlight=False)
         if keep:
             keep_running(deployment)
     finally:

@@ -112,9 +112,7 @@ class LocalDeployment:
         }
         return env | self.store_env | self.extra_env | more
 
-    def _spawn(
-        self, name: str, command: Sequence[str], *, is_announcing: bool = False, **env: str
-    ) -> ManagedProcess:
+    def _spawn(self, name: str, command: Sequence[str], *, is_announcing: bool = False, **env: str) -> ManagedProcess:
         return ManagedProcess(
             name=name,
             command=[sys.executable, *command],

@@ -312,9 +312,9 @@ class WorkerAgent:
     def _obey(self, orders: Sequence[worker_pb2.Order]) -> None:
         for order in orders:
             if order.kind == worker_pb2.ORDER_KIND_CANCEL:
-                self.pool.cancel(token_key(order.token), order.reason)
+                self.pool.cancel((order.task_id, token_key(order.token)), order.reason)
             elif order.kind == worker_pb2.ORDER_KIND_DISCARD:
-                self.pool.discard(token_key(order.token), order.reason)
+                self.pool.discard((order.task_id, token_key(order.token)), order.reason)
             else:
                 logger.error("order %d for %s is not known and ignored", order.kind, order.task_id)
 

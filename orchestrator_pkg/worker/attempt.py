@@ -8,6 +8,8 @@ from typing import NewType
 
 # (cluster epoch, log index of the placement)
 TokenKey = tuple[int, int]
+# Task id and token: one entry of the log may place many attempts, which then have the same token.
+AttemptKey = tuple[str, TokenKey]
 SlotKind = NewType("SlotKind", str)
 
 # How a slot executes: in its own process, or in a clean child of it.
@@ -58,6 +60,11 @@ class Attempt:
     stop_reason: str = ""
     # GPU indexes that it holds.
     gpus: tuple[int, ...] = field(default=())
+
+    @property
+    def key(self) -> AttemptKey:
+        """What tells this attempt from all others."""
+        return self.task_id, self.token
 
     @property
     def has_begun(self) -> bool:

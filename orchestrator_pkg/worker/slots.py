@@ -16,7 +16,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from orchestrator_pkg.worker.attempt import FORK, RUN, STEP, Attempt, Phase, SlotKind, TokenKey
+from orchestrator_pkg.worker.attempt import FORK, RUN, STEP, Attempt, AttemptKey, Phase, SlotKind, TokenKey
 from orchestrator_pkg.worker.metrics import WorkerMetrics
 from orchestrator_pkg.worker.seat import Seat, SlotStartFailed
 from orchestrator_pkg.worker.shared_deadline import boot_time_ns
@@ -63,8 +63,8 @@ class SlotPool:
     def __init__(
         self, *, slot_options: SlotOptions, options: PoolOptions, reporter: Reporter, metrics: WorkerMetrics
     ) -> None:
-        # Attempts that have not ended, by token.
-        self.attempts: dict[TokenKey, Attempt] = {}
+        # Attempts that have not ended.
+        self.attempts: dict[AttemptKey, Attempt] = {}
         # The last start of a kind that failed, in words; no entry while starts succeed.
         self.start_errors: dict[SlotKind, str] = {}
         self.is_taking = False
@@ -78,7 +78,7 @@ class SlotPool:
         self._waiting: dict[SlotKind, deque[Attempt]] = {RUN: deque(), STEP: deque()}
         self._backoffs = {RUN: StartBackoff(), STEP: StartBackoff()}
         self._free_gpus = list(range(options.gpus))
-        self._ended: OrderedDict[TokenKey, None] = OrderedDict()
+        self._ended: OrderedDict[AttemptKey, None] = OrderedDict()
         self._returns: OrderedDict[str, int] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._no_attempts = asyncio.Event()
@@ -177,10 +177,10 @@ class SlotPool:
     # ---------------------------------------------------------------------------------------- work in
 
     def accept(self, attempt: Attempt) -> bool:
-        """Queues a new attempt; False when its token is known already (the control plane repeats itself)."""
-        if attempt.token in self.attempts or attempt.token in self._ended:
+        """Queues a new attempt; False when it is known already (the control plane repeats itself)."""
+        if attempt.key in self.attempts or attempt.key in self._ended:
             return False
-        self.attempts[attempt.token] = attempt
+        self.attempts[attempt.key] = attempt
         self._no_attempts.clear()
         self._waiting[attempt.kind].append(attempt)
         self._dispatch(attempt.kind)
@@ -296,8 +296,8 @@ class SlotPool:
         attempt.phase = Phase.ENDED
         if outcome:
             self._metrics.attempts_ended.labels(kind=attempt.kind, outcome=outcome).inc()
-        self.attempts.pop(attempt.token, None)
-        self._ended[attempt.token] = None
+        self.attempts.pop(attempt.key, None)
+        self._ended[attempt.key] = None
         if len(self._ended) > ENDED_TOKENS_MAX:
             self._ended.popitem(last=False)
         if not self.attempts:
@@ -305,9 +305,9 @@ class SlotPool:
 
     # ---------------------------------------------------------------------------------------- orders
 
-    def cancel(self, token: TokenKey, reason: str) -> None:
+    def cancel(self, key: AttemptKey, reason: str) -> None:
         """Ends an attempt whose task was canceled: SIGINT, after the grace SIGKILL; nothing is reported."""
-        attempt = self._orderable(token)
+        attempt = self._orderable(key)
         if attempt is None:
             return
         logger.info("%s is canceled: %s", attempt.task_id, reason)
@@ -317,9 +317,9 @@ class SlotPool:
         else:
             self._drop_waiting(attempt, "canceled")
 
-    def discard(self, token: TokenKey, reason: str) -> None:
+    def discard(self, key: AttemptKey, reason: str) -> None:
         """Kills an attempt whose token is not valid any more; nothing is reported."""
-        attempt = self._orderable(token)
+        attempt = self._orderable(key)
         if attempt is None:
             return
         logger.warning("%s is discarded: %s", attempt.task_id, reason)
@@ -331,12 +331,12 @@ class SlotPool:
 
     def discard_all(self, reason: str) -> None:
         """Kills all attempts that orders may end: this worker was declared lost."""
-        for token in list(self.attempts):
-            self.discard(token, reason)
+        for key in list(self.attempts):
+            self.discard(key, reason)
 
-    def _orderable(self, token: TokenKey) -> Attempt | None:
+    def _orderable(self, key: AttemptKey) -> Attempt | None:
         """The attempt, unless its report decides alone: an order may be older than the result that it overtakes."""
-        attempt = self.attempts.get(token)
+        attempt = self.attempts.get(key)
         if attempt is None or attempt.phase in (Phase.REPORTING, Phase.SETTLED):
             return None
         return attempt
@@ -366,7 +366,7 @@ class SlotPool:
             if attempt.phase is Phase.SETTLED or attempt.token in allowed:
                 seat.thaw()
             elif attempt.token in asked:
-                self.discard(attempt.token, "it was frozen and may not go on")
+                self.discard(attempt.key, "it was frozen and may not go on")
         self.set_taking(is_taking=True)
 
 

@@ -40,11 +40,13 @@ class Config:
     pre_vote: bool = True
     """Ask whether an election could be won before disturbing anyone with a new term."""
     step_down_on_removal: bool = True
-    """A leader that has applied its own removal stops leading, so that the others elect a member.
+    """A leader that has applied its own removal stops leading, so that the others elect a member."""
+    commit_in_votes: bool = True
+    """Refused votes carry the voter's commit index (`commit`, its term in `log_term`), other than in etcd/raft.
 
-    Better transfer leadership before removing or demoting a leader. Members act on a change when they apply it: if the
-    message that tells of the change's commit is lost and the old leader has uncommitted entries after it, the others
-    ask for the old majority's votes, and the removed members, whose logs are longer, refuse.
+    Members act on a change when they apply it. If the message that tells of the change's commit is lost with its
+    leader, the remaining voters ask the old majority, and removed members whose logs are longer refuse for ever. The
+    commit index in the refusal lets the candidate apply the change and ask the new majority.
     """
     disable_proposal_forwarding: bool = False
     """Followers refuse proposals instead of passing them to the leader."""

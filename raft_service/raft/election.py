@@ -135,7 +135,7 @@ def handle_vote_request(core: Core, message: Message) -> None:
     if core.config.trace is not None:
         core.trace(f"{'grants' if granted else 'refuses'} {message.type.name} to {message.from_} at term {core.term}")
     if not granted:
-        core.send(Message(_RESPONSE[message.type], to=message.from_, term=core.term, reject=True))
+        core.send(_refusal(core, message))
         return
     # The answer carries the request's term: for a pre-vote that is not this node's own.
     core.send(Message(_RESPONSE[message.type], to=message.from_, term=message.term))
@@ -144,10 +144,31 @@ def handle_vote_request(core: Core, message: Message) -> None:
         core.vote = message.from_
 
 
+def _refusal(core: Core, message: Message) -> Message:
+    refusal = Message(_RESPONSE[message.type], to=message.from_, term=core.term, reject=True)
+    if core.config.commit_in_votes:
+        refusal.commit = core.log.committed
+        refusal.log_term = core.log.term_or_zero(core.log.committed)
+    return refusal
+
+
+def _learn_commit(core: Core, message: Message) -> bool:
+    """Take a refusal's commit index if this log has that entry; True when a membership change must be applied first.
+
+    A candidate that does not know that a change is committed may ask the wrong majority for ever.
+    """
+    if not message.commit or not core.log.maybe_commit(index=message.commit, term=message.log_term):
+        return False
+    return _has_unapplied_conf_change(core)
+
+
 def handle_vote_response(core: Core, message: Message) -> None:
     """Count a vote of the ballot under way; answers of the other kind of ballot are old."""
     is_pre_vote = core.role is Role.PRE_CANDIDATE
     if message.type is not (MessageType.MSG_PRE_VOTE_RESP if is_pre_vote else MessageType.MSG_VOTE_RESP):
+        return
+    if message.reject and _learn_commit(core, message):
+        core.become_follower(core.term, NONE)
         return
     core.tracker.record_vote(message.from_, granted=not message.reject)
     result = core.tracker.vote_result()

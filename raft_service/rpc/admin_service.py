@@ -117,5 +117,5 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     async def _refuse(self, error: Exception, context: Any) -> None:
         if isinstance(error, Overloaded):
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         await refuse_not_leader(self._leadership.elsewhere(), context)

@@ -27,6 +27,9 @@ REFUSALS = frozenset(
     }
 )
 
+# Codes of a node that is well but does not serve this now: it does not lead, or takes no more.
+ANSWERS = frozenset({grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.RESOURCE_EXHAUSTED})
+
 T = TypeVar("T")
 # Sends on a channel with a time limit in s.
 Send = Callable[[grpc.aio.Channel, float], Awaitable[T]]
@@ -83,7 +86,7 @@ class LeaderCalls:
         """
         if error.code() in REFUSALS:
             raise RequestRefused(error.details() or in_words(error)) from None
-        is_redirected = error.code() == grpc.StatusCode.FAILED_PRECONDITION
+        is_redirected = error.code() in ANSWERS
         pause_s = self._route.failed(in_words(error), is_redirected=is_redirected, leader=_leader_of(error))
         await self.close()
         return pause_s

@@ -132,6 +132,8 @@ def _vote_resp(message: Message) -> raft_pb2.RaftMessage:
     out = _envelope(message)
     out.request_vote_response.pre_vote = message.type is MessageType.MSG_PRE_VOTE_RESP
     out.request_vote_response.granted = not message.reject
+    out.request_vote_response.commit = message.commit
+    out.request_vote_response.commit_term = message.log_term
     return out
 
 
@@ -224,7 +226,7 @@ def _decode_vote(body: raft_pb2.RequestVote) -> _Fields:
 
 def _decode_vote_resp(body: raft_pb2.RequestVoteResponse) -> _Fields:
     kind = MessageType.MSG_PRE_VOTE_RESP if body.pre_vote else MessageType.MSG_VOTE_RESP
-    return kind, {"reject": not body.granted}
+    return kind, {"reject": not body.granted, "commit": body.commit, "log_term": body.commit_term}
 
 
 def _decode_append(body: raft_pb2.AppendEntries) -> _Fields:

@@ -23,7 +23,7 @@ async def require_leader(leadership: Leadership, context: Any) -> Leader:
 async def refuse_not_leader(elsewhere: Member | None, context: Any) -> NoReturn:
     """Ends the call: another node leads, or none is known."""
     if elsewhere is None:
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "No leader is known yet; try another node.")
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "No leader is known yet; try another node.")
     else:
         await context.abort(
             grpc.StatusCode.FAILED_PRECONDITION,

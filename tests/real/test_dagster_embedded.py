@@ -107,7 +107,7 @@ def test_outputs_come_back(instance: dg.DagsterInstance) -> None:
 def test_prints_are_in_the_compute_log(instance: dg.DagsterInstance) -> None:
     result = execute(instance, "chain")
     captures = [
-        e.dagster_event.logs_captured_data.log_key
+        instance.compute_log_manager.build_log_key_for_run(result.run_id, e.dagster_event.logs_captured_data.file_key)
         for e in instance.all_logs(result.run_id)
         if e.dagster_event and e.dagster_event.event_type_value == "LOGS_CAPTURED"
     ]

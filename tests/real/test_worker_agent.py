@@ -53,6 +53,7 @@ class Bench:
             env={**self.cluster.environment("cp-1"), "PYTHONPATH": str(HERE), **env},
             cwd=self.folder,
             log_dir=self.folder,
+            is_announcing=True,
         )
         self.workers.append(process)
         if wait:

@@ -304,6 +304,7 @@ def _config(command: Command, node_id: int) -> Config:
         max_committed_bytes=int(command.one("max-committed-size-per-ready", str(UNLIMITED))),
         check_quorum=_flag(command, "checkquorum"),
         pre_vote=_flag(command, "prevote"),
+        commit_in_votes=False,
         step_down_on_removal=_flag(command, "step-down-on-removal"),
         disable_conf_change_validation=_flag(command, "disable-conf-change-validation"),
     )

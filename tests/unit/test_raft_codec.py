@@ -38,7 +38,7 @@ SAMPLES = [
     Message(MessageType.MSG_VOTE, index=9, log_term=2, context=CAMPAIGN_TRANSFER, **ENDS),
     Message(MessageType.MSG_PRE_VOTE, index=9, log_term=2, **ENDS),
     Message(MessageType.MSG_VOTE_RESP, **ENDS),
-    Message(MessageType.MSG_VOTE_RESP, reject=True, **ENDS),
+    Message(MessageType.MSG_VOTE_RESP, reject=True, commit=4, log_term=2, **ENDS),
     Message(MessageType.MSG_PRE_VOTE_RESP, **ENDS),
     Message(MessageType.MSG_PRE_VOTE_RESP, reject=True, **ENDS),
     Message(MessageType.MSG_HEARTBEAT, commit=6, context=b"read", **ENDS),
