@@ -11,13 +11,13 @@ from typing import Any
 import click
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from orchestrator_proto import ledger_pb2
-from raft_service.rpc.client import Client, ControlPlaneUnavailable, RequestRefused
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator_proto import ledger_pb2
 from raft_service import __version__
 from raft_service.config import ClientSettings, ConfigError, load
+from raft_service.rpc.client import Client, ControlPlaneUnavailable, RequestRefused
 
 # How long a command for people waits before it says that nobody answers.
 DEADLINE_S = 10.0

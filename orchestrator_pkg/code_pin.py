@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
-from orchestrator_pkg.code_key import CodeVersion
+from orchestrator_pkg.code_key import CodeVersion, in_words
 from orchestrator_pkg.payloads import PayloadError
 
 # Run tag that holds the digest, so that a resumed run keeps its version. Hidden from the UI's list by the dot.
 PIN_TAG = ".orchestrator/code"
 NOTE_PREFIX = "orchestrator/code/"
+
+
+class CodeChanged(Exception):
+    """The version of the code that a run started with is not on this machine any more."""
+
 
 # Versions that this process knows to be in the database.
 _kept: dict[str, Mapping[str, str]] = {}
@@ -26,6 +31,14 @@ def keep_files(put: Callable[[str, str], None], version: CodeVersion) -> None:
     if version.digest not in _kept:
         put(NOTE_PREFIX + version.digest, json.dumps(version.files, separators=(",", ":")))
         _kept[version.digest] = version.files
+
+
+def changed(files: list[str]) -> CodeChanged:
+    """The error for files that are different now."""
+    return CodeChanged(
+        f"{in_words(files)} changed since the run started, and a run never mixes two versions of its code; "
+        "start the run again."
+    )
 
 
 def pinned_files(get: Callable[[str], str | None], digest: str) -> Mapping[str, str]:

@@ -207,11 +207,13 @@ def _last_line(log: Path) -> str:
 def main(argv: list[str] | None = None) -> None:
     """The plane process: `python -m orchestrator_pkg.embedded ROOT`."""
     from orchestrator_pkg.embedded_plane import run_plane
+    from raft_service import log
 
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1:
         raise SystemExit("usage: python -m orchestrator_pkg.embedded FOLDER (started by the plugin, not by hand)")
     files = PlaneFiles(Path(arguments[0]))
+    log.configure(role="embedded", name=files.root.parent.name)
     lock = _open_lock(files.plane_lock)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -41,9 +41,8 @@ async def run_plane(files: PlaneFiles, *, ready: Callable[[str], None]) -> None:
         files: where it lives.
         ready: called with the address once it serves.
     """
-    from raft_service.server import Node
-
     from orchestrator_pkg.worker.agent import WorkerAgent
+    from raft_service.server import Node
 
     address = f"unix:{files.socket}"
     files.socket.unlink(missing_ok=True)

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dagster import DagsterInstance, DagsterRun, Field, Noneable, StringSource
-from orchestrator_proto import ledger_pb2 as pb
 
 from orchestrator_pkg._compat import (
     CheckRunHealthResult,
@@ -27,6 +26,7 @@ from orchestrator_pkg.client import client_for
 from orchestrator_pkg.payloads import VERSION
 from orchestrator_pkg.step_specs import run_task_id, step_prefix
 from orchestrator_pkg.task_config import parse
+from orchestrator_proto import ledger_pb2 as pb
 
 if TYPE_CHECKING:
     from raft_service.rpc.client import Client

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dagster import DagsterInstance
-from orchestrator_proto import ledger_pb2 as pb
 
 from orchestrator_pkg._compat import DagsterEvent, EventLogEntry, deserialize_value
 from orchestrator_pkg.dataset import ManifestError
 from orchestrator_pkg.payloads import NoteStore, PayloadError, StepResult, decode_result
 from orchestrator_pkg.publish import publish
 from orchestrator_pkg.store import StoreError
+from orchestrator_proto import ledger_pb2 as pb
 
 # A publish is two requests to the store; steps that end together publish together.
 PUBLISH_THREADS = 8

@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dagster import DagsterRunStatus, MetadataValue
-from orchestrator_proto import ledger_pb2 as pb
 
 from orchestrator_pkg._compat import (
     ActiveExecution,
@@ -16,12 +15,13 @@ from orchestrator_pkg._compat import (
     ErrorSource,
     SerializableErrorInfo,
     StepFailureData,
+    get_note,
     pop_captured_interrupt,
     put_note,
 )
 from orchestrator_pkg.client import client_for
 from orchestrator_pkg.code_key import LOADED
-from orchestrator_pkg.code_pin import PIN_TAG, keep_files
+from orchestrator_pkg.code_pin import PIN_TAG, changed, keep_files, pinned_files
 from orchestrator_pkg.outcomes import Committer, Outcome, SeenEvents
 from orchestrator_pkg.owner_lease import OwnerLease
 from orchestrator_pkg.replay import Replay
@@ -31,6 +31,7 @@ from orchestrator_pkg.step_specs import StepSpecs, step_of
 from orchestrator_pkg.step_tasks import Interrupted, StepTasks
 from orchestrator_pkg.task_config import parse
 from orchestrator_pkg.warm_definitions import WarmPointer, code_root
+from orchestrator_proto import ledger_pb2 as pb
 
 if TYPE_CHECKING:
     from orchestrator_pkg.executor import OrchestratorExecutor
@@ -225,13 +226,22 @@ def open_session(executor: OrchestratorExecutor, plan_context: Any, active: Acti
 
 
 def _pin_code(plan_context: Any) -> str:
-    """The run's version of the code: what it had when it began, or what this process has loaded."""
+    """The run's version of the code: what it had when it began, or what this process has loaded.
+
+    Raises:
+        CodeChanged: a resumed run began with other code than this process has.
+    """
     instance, run = plan_context.instance, plan_context.dagster_run
-    if plan_context.resume_from_failure and PIN_TAG in run.tags:
-        return str(run.tags[PIN_TAG])
     pointer = plan_context.reconstructable_job.repository.pointer
+    root = code_root(pointer.original if isinstance(pointer, WarmPointer) else pointer)
     LOADED.note_modules()
-    version = LOADED.version(code_root(pointer.original if isinstance(pointer, WarmPointer) else pointer))
+    if plan_context.resume_from_failure and PIN_TAG in run.tags:
+        digest = str(run.tags[PIN_TAG])
+        differing = LOADED.differing(pinned_files(lambda key: get_note(instance, key), digest), root)
+        if differing:
+            raise changed(differing)
+        return digest
+    version = LOADED.version(root)
     keep_files(lambda key, text: put_note(instance, key, text), version)
     instance.add_run_tags(run.run_id, {PIN_TAG: version.digest})
     return version.digest

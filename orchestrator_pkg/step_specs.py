@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator_proto import ledger_pb2 as pb
-
 from orchestrator_pkg._compat import KnownExecutionState, RetryMode, serialize_value
 from orchestrator_pkg.known_state import trim
 from orchestrator_pkg.payloads import VERSION, NoteStore, pack
 from orchestrator_pkg.task_config import TaskConfig, parse
+from orchestrator_proto import ledger_pb2 as pb
 
 
 def run_task_id(run_id: str) -> str:

@@ -31,7 +31,7 @@ from orchestrator_pkg._compat import (
     serialize_value,
 )
 from orchestrator_pkg.code_key import LOADED, disk_differing, in_words
-from orchestrator_pkg.code_pin import pinned_files
+from orchestrator_pkg.code_pin import CodeChanged, changed, pinned_files
 from orchestrator_pkg.event_gate import TERMINAL_TYPES
 from orchestrator_pkg.payloads import StepResult, encode_result, unpack
 from orchestrator_pkg.publish import AttemptInfo, attempt_scope
@@ -47,10 +47,6 @@ CODE_PLACEMENTS_MAX = 4
 
 # Versions of code that this process was found to agree with, beside those equal to the letter.
 _agreed: set[str] = set()
-
-
-class CodeChanged(Exception):
-    """The run's code is not on this machine any more."""
 
 
 def execute_step(context: SlotContext, payload: Mapping[str, Any]) -> None:
@@ -75,8 +71,8 @@ def execute_step(context: SlotContext, payload: Mapping[str, Any]) -> None:
             _environment(run, step_key),
         ):
             _execute(slot, run, payload, context, held)
-    except CodeChanged as changed:
-        _refuse(context, str(changed))
+    except CodeChanged as error:
+        _refuse(context, str(error))
         return
     except (LeaseLost, StaleCode):
         raise
@@ -193,10 +189,7 @@ def _compare(slot: SlotInstance, origin: JobPythonOrigin, pinned: str) -> None:
         return
     gone = disk_differing(files, root)
     if gone:
-        raise CodeChanged(
-            f"{in_words(gone)} changed since the run started, and a run never mixes two versions of its code; "
-            "start the run again."
-        )
+        raise changed(gone)
     raise StaleCode(f"{in_words(differing)} is loaded in another version than the run's")
 
 

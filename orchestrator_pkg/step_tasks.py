@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from orchestrator_proto import ledger_pb2 as pb
-
 from orchestrator_pkg.step_specs import step_prefix
+from orchestrator_proto import ledger_pb2 as pb
 from raft_service.rpc.errors import ControlPlaneUnavailable
 
 # The protocol takes 1,000 tasks a request; the ledger's entry must stay small as well.

@@ -7,7 +7,6 @@ from collections import deque
 
 from orchestrator_proto import ledger_pb2 as pb
 from orchestrator_proto import worker_pb2
-
 from raft_service.machine import AppliedEntry
 from raft_service.scheduler.ledger import Ledger
 from raft_service.scheduler.outcomes import EndedAttempt

@@ -8,7 +8,6 @@ from collections import deque
 from dataclasses import dataclass
 
 from orchestrator_proto import ledger_pb2 as pb
-
 from raft_service.driver import NotLeader, Overloaded, ProposalUnknown, RaftDriver
 from raft_service.machine import AppliedEntry
 from raft_service.metrics import Metrics

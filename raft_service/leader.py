@@ -11,7 +11,6 @@ import time
 
 from orchestrator_proto import ledger_pb2 as pb
 from orchestrator_proto import worker_pb2
-
 from raft_service.assignment_feeds import AssignmentFeeds, is_in_service, order_for
 from raft_service.config import NodeSettings
 from raft_service.driver import NotLeader, Overloaded, ProposalUnknown, RaftDriver

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator_proto import ledger_pb2 as pb
-
 from raft_service.scheduler.ledger import Ledger
 from raft_service.scheduler.outcomes import Changes, Outcome
 

@@ -6,9 +6,9 @@ import time
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
+
 from orchestrator_proto import admin_pb2
 from orchestrator_proto import ledger_pb2 as pb
-
 from raft_service import __version__
 from raft_service.config import NodeSettings
 from raft_service.driver import RaftDriver

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from orchestrator_proto import ledger_pb2 as pb
 from orchestrator_proto import worker_pb2
-
 from raft_service.scheduler.task import Task
 
 # Without a wish of the task. A cold slot loads torch and a code location in up to a minute; five are a slot that hangs.

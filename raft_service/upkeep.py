@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 from orchestrator_proto import ledger_pb2 as pb
-
 from raft_service.driver import NotLeader, Overloaded
 from raft_service.entry_batch import Done
 from raft_service.leader import Leader, monotonic_ms, note_failure

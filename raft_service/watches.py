@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable
 
 from orchestrator_proto import task_pb2
-
 from raft_service.machine import AppliedEntry
 from raft_service.scheduler.ledger import Ledger
 

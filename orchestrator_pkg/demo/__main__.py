@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import click
-from orchestrator_proto import ledger_pb2
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -28,6 +27,7 @@ from orchestrator_pkg.demo.graphql import DagsterWeb, GraphQLFailed
 from orchestrator_pkg.demo.processes import StartFailed
 from orchestrator_pkg.demo.report import RunReport, print_summary, read_run
 from orchestrator_pkg.demo.results import save_results
+from orchestrator_proto import ledger_pb2
 from raft_service.config import ConfigError
 from raft_service.rpc.client import Client, ControlPlaneUnavailable, RequestRefused
 

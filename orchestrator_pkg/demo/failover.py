@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from orchestrator_proto import admin_pb2, ledger_pb2
-from raft_service.rpc.client import Client, ControlPlaneUnavailable
-
 from orchestrator_pkg.demo.board import TaskBoard
 from orchestrator_pkg.demo.deployment import LocalDeployment
+from orchestrator_proto import admin_pb2, ledger_pb2
+from raft_service.rpc.client import Client, ControlPlaneUnavailable
 
 # The moment to kill: so many steps run, so many wait for a slot.
 RUNNING_MIN = 1

@@ -15,8 +15,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator_proto import ledger_pb2, worker_pb2
-
 from orchestrator_pkg.config import ConfigError, WorkerSettings
 from orchestrator_pkg.worker.attempt import FORK, RUN, STEP, WARM, Attempt, Phase
 from orchestrator_pkg.worker.capacity import capacity_of
@@ -37,6 +35,7 @@ from orchestrator_pkg.worker.shared_deadline import SharedDeadline, boot_time_ns
 from orchestrator_pkg.worker.slot import SlotOptions
 from orchestrator_pkg.worker.slots import PoolOptions, SlotPool
 from orchestrator_pkg.worker.status import status_of
+from orchestrator_proto import ledger_pb2, worker_pb2
 from raft_service.config import is_local
 from raft_service.rpc.client import AsyncClient
 

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import psutil
-from orchestrator_proto import ledger_pb2
 
 from orchestrator_pkg.config import WorkerSettings
+from orchestrator_proto import ledger_pb2
 
 logger = logging.getLogger(__name__)
 

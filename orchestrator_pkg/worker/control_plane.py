@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 import grpc
-from orchestrator_proto import ledger_pb2, task_pb2, worker_pb2
 
 from orchestrator_pkg.worker.attempt import TokenKey
+from orchestrator_proto import ledger_pb2, task_pb2, worker_pb2
 from raft_service.rpc.client import ControlPlaneUnavailable, RequestRefused
 
 __all__ = ["UNREACHABLE", "ControlPlane", "RequestRefused", "pause", "token_key", "token_message"]

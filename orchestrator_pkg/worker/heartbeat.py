@@ -10,11 +10,10 @@ import asyncio
 import logging
 from typing import Protocol
 
-from orchestrator_proto import worker_pb2
-
 from orchestrator_pkg.worker.control_plane import UNREACHABLE, ControlPlane, RequestRefused, pause
 from orchestrator_pkg.worker.metrics import WorkerMetrics
 from orchestrator_pkg.worker.shared_deadline import boot_time_ns
+from orchestrator_proto import worker_pb2
 
 logger = logging.getLogger(__name__)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from orchestrator_proto import ledger_pb2
-
 from orchestrator_pkg.worker.attempt import Attempt
 from orchestrator_pkg.worker.control_plane import UNREACHABLE, ControlPlane, RequestRefused, pause, token_message
 from orchestrator_pkg.worker.slot_messages import Finish, FinishAnswer
+from orchestrator_proto import ledger_pb2
 
 logger = logging.getLogger(__name__)
 

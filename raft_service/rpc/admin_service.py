@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+
 from orchestrator_proto import admin_pb2, admin_pb2_grpc
 from orchestrator_proto import ledger_pb2 as pb
-
 from raft_service.config import Member
 from raft_service.driver import NotLeader, Overloaded, ProposalUnknown, RaftDriver
 from raft_service.leader import Leader, monotonic_ms

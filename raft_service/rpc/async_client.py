@@ -8,9 +8,9 @@ from typing import Any
 
 import grpc
 import grpc.aio
+
 from orchestrator_proto import admin_pb2, task_pb2, worker_pb2
 from orchestrator_proto import ledger_pb2 as pb
-
 from raft_service.config import TlsFiles
 from raft_service.rpc.channel import BATCH_BYTES_MAX, open_channel
 from raft_service.rpc.errors import ControlPlaneUnavailable, in_words

@@ -10,7 +10,6 @@ from typing import Any, Self, TypeVar
 
 from orchestrator_proto import admin_pb2, task_pb2, worker_pb2
 from orchestrator_proto import ledger_pb2 as pb
-
 from raft_service.config import TlsFiles
 from raft_service.rpc.async_client import AsyncClient
 from raft_service.rpc.client_thread import client_thread

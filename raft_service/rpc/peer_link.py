@@ -13,8 +13,8 @@ from typing import TypeAlias
 
 import grpc
 import grpc.aio
-from orchestrator_proto import raft_pb2
 
+from orchestrator_proto import raft_pb2
 from raft_service.config import TlsFiles
 from raft_service.rpc.channel import open_channel
 from raft_service.rpc.raft_codec import batch

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import grpc
 import grpc.aio
-from orchestrator_proto import raft_pb2, raft_pb2_grpc
 
+from orchestrator_proto import raft_pb2, raft_pb2_grpc
 from raft_service.config import Member, NodeSettings
 from raft_service.raft.messages import Message, MessageType
 from raft_service.rpc.peer_link import ACCEPTED_KEY, Dial, PeerLink

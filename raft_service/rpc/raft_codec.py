@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from orchestrator_proto import raft_pb2
-
 from raft_service.raft.messages import (
     CAMPAIGN_TRANSFER,
     ConfChange,

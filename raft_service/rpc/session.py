@@ -14,8 +14,8 @@ from collections import deque
 from typing import Any
 
 import grpc.aio
-from orchestrator_proto import task_pb2, task_pb2_grpc
 
+from orchestrator_proto import task_pb2, task_pb2_grpc
 from raft_service.driver import NotLeader, Overloaded, ProposalUnknown
 from raft_service.entry_batch import Done
 from raft_service.leader import Leader

@@ -20,8 +20,8 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from orchestrator_proto import task_pb2
 
+from orchestrator_proto import task_pb2
 from raft_service.config import TlsFiles
 from raft_service.rpc.channel import BATCH_BYTES_MAX, open_channel
 from raft_service.rpc.errors import ControlPlaneUnavailable, RequestRefused, in_words, nobody_answered

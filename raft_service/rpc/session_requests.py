@@ -7,7 +7,6 @@ from typing import Any
 
 from orchestrator_proto import ledger_pb2 as pb
 from orchestrator_proto import task_pb2
-
 from raft_service.entry_batch import Done
 from raft_service.leader import Leader
 from raft_service.rpc.channel import BATCH_BYTES_MAX

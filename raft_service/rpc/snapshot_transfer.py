@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import google_crc32c
 import grpc
-from orchestrator_proto import raft_pb2
 
+from orchestrator_proto import raft_pb2
 from raft_service.raft.messages import Message, MessageType, Snapshot
 from raft_service.rpc.channel import open_channel
 from raft_service.rpc.peer_link import Dial, StreamRefused, say_hello

@@ -6,9 +6,9 @@ import logging
 from typing import Any
 
 import grpc
+
 from orchestrator_proto import ledger_pb2 as pb
 from orchestrator_proto import worker_pb2, worker_pb2_grpc
-
 from raft_service.assignment_feeds import is_in_service
 from raft_service.driver import NotLeader, Overloaded, ProposalUnknown
 from raft_service.leader import Leader

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator_proto import raft_pb2
-
 from raft_service.storage.errors import REJOIN, DamagedLog, ForeignData
 from raft_service.storage.record import Record, RecordType
 from raft_service.storage.segment import SegmentHeader, SegmentName, SegmentReader

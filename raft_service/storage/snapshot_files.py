@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import google_crc32c
-from orchestrator_proto import raft_pb2
 
+from orchestrator_proto import raft_pb2
 from raft_service.storage.disk import Disk
 from raft_service.storage.errors import DamagedLog
 

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator_proto import raft_pb2
-
 from raft_service.storage import record
 from raft_service.storage.disk import Disk
 from raft_service.storage.errors import REJOIN, DamagedLog, DiskFailed, StorageError

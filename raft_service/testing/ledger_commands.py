@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from orchestrator_proto import ledger_pb2 as pb
-
 from raft_service.scheduler.ledger import Ledger
 from raft_service.scheduler.outcomes import Applied, Outcome
 

@@ -79,6 +79,16 @@ def sleeper(context: dg.OpExecutionContext) -> None:
     time.sleep(60)  # not waited for: the test interrupts it
 
 
+@dg.op(config_schema={"folder": str})
+def waiter(context: dg.OpExecutionContext) -> int:
+    """Leaves a mark at each execution and waits for the file `go`."""
+    folder = Path(context.op_config["folder"])
+    (folder / f"waiting-{os.getpid()}-{time.time_ns()}").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.02)
+    return 1
+
+
 @dg.resource
 def no_resource(_):
     raise RuntimeError("this resource never works")
@@ -103,6 +113,21 @@ def doubled(counted: int) -> int:
 @dg.op
 def pid() -> int:
     return os.getpid()
+
+
+@dg.op(tags={"orchestrator/config": '{"mode": "fork"}'})
+def forked() -> int:
+    return os.getppid()
+
+
+@dg.op(tags={"orchestrator/config": '{"constraints": {"cloud": ["nowhere"]}}'})
+def placed_nowhere() -> int:
+    return 1
+
+
+@dg.op(tags={"orchestrator/config": '{"resources": {"gpu": 1}}'})
+def wrong_tag() -> int:
+    return 1
 
 
 def body_chain() -> None:
@@ -187,6 +212,22 @@ def sleeping() -> dg.JobDefinition:
     return _job(lambda: sleeper(), "sleeping", OURS)
 
 
+def forking() -> dg.JobDefinition:
+    return _job(lambda: add_one(forked()), "forking", OURS)
+
+
+def unplaceable() -> dg.JobDefinition:
+    return _job(lambda: placed_nowhere(), "unplaceable", OURS)
+
+
+def mistagged() -> dg.JobDefinition:
+    return _job(lambda: wrong_tag(), "mistagged", OURS)
+
+
+def waiting() -> dg.JobDefinition:
+    return _job(lambda: add_one(waiter()), "waiting", OURS)
+
+
 def bad_resource() -> dg.JobDefinition:
     return _job(lambda: add_one(needs_resource()), "bad_resource", OURS, resource_defs={"no_resource": no_resource})
 
@@ -202,6 +243,7 @@ defs = dg.Definitions(
         crashing(),
         crashing_once(),
         sleeping(),
+        waiting(),
         bad_resource(),
         dg.define_asset_job("assets", [counted, doubled], executor_def=OURS),
     ],

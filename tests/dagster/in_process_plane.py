@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator_proto import ledger_pb2 as pb
-from orchestrator_proto import task_pb2
-
 from orchestrator_pkg import slot_tasks
 from orchestrator_pkg.step_tasks import ENDED
 from orchestrator_pkg.worker.slot_context import FinishReply
+from orchestrator_proto import ledger_pb2 as pb
+from orchestrator_proto import task_pb2
 
 
 class StepContext:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from faulty_disk import FaultyDisk
-from orchestrator_proto import raft_pb2
 
+from orchestrator_proto import raft_pb2
 from raft_service.storage.disk import Disk
 from raft_service.storage.errors import DiskFailed, DiskFull
 from raft_service.storage.wal import EncodedEntry, Wal

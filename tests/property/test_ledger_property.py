@@ -12,8 +12,8 @@ from collections import deque
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from orchestrator_proto import ledger_pb2 as pb
 
+from orchestrator_proto import ledger_pb2 as pb
 from raft_service.scheduler.amounts import Amounts, add
 from raft_service.scheduler.fits import fits
 from raft_service.scheduler.ledger import Ledger

@@ -9,8 +9,8 @@ from pathlib import Path
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from orchestrator_proto import raft_pb2
 
+from orchestrator_proto import raft_pb2
 from raft_service.storage.wal import EncodedEntry, Wal
 
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from orchestrator_proto import admin_pb2
-
 from orchestrator_pkg.demo.processes import ManagedProcess, free_ports
+from orchestrator_proto import admin_pb2
 from raft_service.rpc.client import Client
 
 # Long enough for elections on two busy cores; a test that needs longer hangs.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import pickle
+import re
 import signal
 import sys
 import threading
@@ -14,6 +16,8 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
 from dagster._core.test_utils import poll_for_finished_run
 
 from orchestrator_pkg import embedded
@@ -148,7 +152,7 @@ def test_a_step_that_always_dies_fails_with_the_reason(instance: dg.DagsterInsta
 def launch(instance: dg.DagsterInstance, job: str, **op_config: str) -> dg.DagsterRun:
     definition = getattr(importlib.import_module("defs_basic"), job)
     recon = dg.reconstructable(definition)
-    ops = [node.name for node in definition().nodes] if op_config else []
+    ops = [node.name for node in definition().nodes if node.definition.config_field is not None] if op_config else []
     run = instance.create_run_for_job(
         recon.get_definition(),
         job_code_origin=recon.get_python_origin(),
@@ -165,6 +169,89 @@ def test_a_launched_run_succeeds(instance: dg.DagsterInstance) -> None:
     assert counts(instance, run.run_id)["STEP_SUCCESS", "one"] == 1
     launcher = instance.run_launcher
     assert launcher.check_run_worker_health(ended).status.value == "SUCCESS"
+
+
+def pids_of(instance: dg.DagsterInstance, run_id: str) -> list[int]:
+    """Processes that have orchestrated a run, by its engine events."""
+    messages = (e.dagster_event.message or "" for e in instance.all_logs(run_id) if e.dagster_event)
+    return [int(found[1]) for m in messages if (found := re.search(r"process for run on worker .*\(pid (\d+)", m))]
+
+
+def test_a_run_goes_on_when_its_orchestrator_is_killed(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    run = launch(instance, "waiting", folder=str(tmp_path))
+    wait_for(lambda: list(tmp_path.glob("waiting-*")), "the step's start")
+    (pid,) = pids_of(instance, run.run_id)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: len(pids_of(instance, run.run_id)) == 2, "another process for the run")
+    (tmp_path / "go").touch()
+    ended = poll_for_finished_run(instance, run.run_id, timeout=WAIT_S)
+    assert ended.status == dg.DagsterRunStatus.SUCCESS
+    found = counts(instance, run.run_id)
+    assert len(list(tmp_path.glob("waiting-*"))) == 1
+    assert found["PIPELINE_START", None] == found["STEP_START", "waiter"] == found["STEP_SUCCESS", "waiter"] == 1
+    assert found["STEP_WORKER_STARTING", "waiter"] == found["STEP_SUCCESS", "add_one"] == 1
+
+
+EDITED = """\
+import dagster as dg
+from orchestrator_pkg.executor import orchestrator_executor
+
+@dg.op
+def version():
+    return {version}
+
+def versioned():
+    return dg.graph(name="versioned")(lambda: version()).to_job(executor_def=orchestrator_executor)
+"""
+
+
+def test_edited_code_runs_in_the_next_run(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    file = tmp_path / "edited_definitions.py"
+    for version in (1, 22):
+        file.write_text(EDITED.format(version=version))
+        pointer = ModuleCodePointer("edited_definitions", "versioned", str(tmp_path))
+        recon = ReconstructableJob(ReconstructableRepository(pointer), "versioned")
+        sys.modules.pop("edited_definitions", None)
+        run = instance.create_run_for_job(recon.get_definition(), job_code_origin=recon.get_python_origin())
+        instance.launch_run(run.run_id, workspace=None)  # type: ignore[arg-type]
+        ended = poll_for_finished_run(instance, run.run_id, timeout=WAIT_S)
+        assert ended.status == dg.DagsterRunStatus.SUCCESS
+        value = Path(instance.storage_directory()) / run.run_id / "version" / "result"
+        assert pickle.loads(value.read_bytes()) == version
+
+
+def test_a_step_in_fork_mode(instance: dg.DagsterInstance) -> None:
+    with execute(instance, "forking") as result:
+        assert result.success
+        parents = {
+            int(Path(f"/proc/{pid}/stat").read_text().split()[3])
+            for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
+            if is_plane(pid, embedded.PlaneFiles.of(instance.root_directory))
+        }
+        # The step's parent was a slot: neither this process nor the plane's own parent.
+        assert result.output_for_node("forked") not in parents | {os.getpid(), 1}
+
+
+def test_a_wrong_tag_fails_the_run_with_a_sentence(instance: dg.DagsterInstance) -> None:
+    result = execute(instance, "mistagged")
+    (failure,) = [e for e in result.all_events if e.is_job_failure]
+    assert "did you mean resources.gpus?" in failure.job_failure_data.error.message
+
+
+def test_a_run_that_waits_for_a_place_can_be_canceled(instance: dg.DagsterInstance) -> None:
+    run = launch(instance, "unplaceable")
+    launcher = instance.run_launcher
+
+    def reason() -> str:
+        stored = instance.get_run_by_id(run.run_id)
+        assert stored is not None
+        return launcher.get_run_worker_debug_info(stored) or ""
+
+    wait_for(lambda: "waits: " in reason(), "a reason why the step waits")
+    assert "nowhere" in reason()
+    assert launcher.terminate(run.run_id)
+    ended = poll_for_finished_run(instance, run.run_id, timeout=WAIT_S)
+    assert ended.status == dg.DagsterRunStatus.CANCELED
 
 
 def test_a_terminated_run_ends_canceled(instance: dg.DagsterInstance, tmp_path: Path) -> None:

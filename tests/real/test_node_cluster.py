@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 from cluster import LocalCluster, wait_until
-from orchestrator_proto import admin_pb2, worker_pb2
-from orchestrator_proto import ledger_pb2 as pb
 
 from orchestrator_pkg.demo.processes import free_ports
+from orchestrator_proto import admin_pb2, worker_pb2
+from orchestrator_proto import ledger_pb2 as pb
 from raft_service.rpc.client import AsyncClient, Client, ControlPlaneUnavailable, RequestRefused
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(90)]

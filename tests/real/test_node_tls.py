@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from cluster import LocalCluster, wait_until
-from orchestrator_proto import ledger_pb2 as pb
 
+from orchestrator_proto import ledger_pb2 as pb
 from raft_service.config import TlsFiles
 from raft_service.rpc.client import Client, ControlPlaneUnavailable
 

@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 import pytest
 from cluster import LocalCluster, wait_until
-from orchestrator_proto import ledger_pb2 as pb
 
 from orchestrator_pkg.demo.processes import ManagedProcess
+from orchestrator_proto import ledger_pb2 as pb
 from raft_service.rpc.client import Client
 
 pytestmark = pytest.mark.real

@@ -1,4 +1,4 @@
-"""The control plane, the CLI and the worker's agent start without Dagster, torch and boto3; gpu_ops without the rest."""
+"""The control plane, the CLI and the worker's agent start without Dagster, torch, boto3; gpu_ops without all."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from orchestrator_proto import raft_pb2
 
+from orchestrator_proto import raft_pb2
 from raft_service.raft.messages import (
     CAMPAIGN_TRANSFER,
     LOCAL_MESSAGES,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from orchestrator_proto import ledger_pb2 as pb
 from orchestrator_proto import worker_pb2
-
 from raft_service.scheduler.task import Task
 from raft_service.start_deadlines import StartDeadlines
 

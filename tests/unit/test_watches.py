@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from orchestrator_proto import ledger_pb2 as pb
 from orchestrator_proto import task_pb2
-
 from raft_service import watches
 from raft_service.machine import LedgerMachine
 from raft_service.watches import TaskWatch, Watches

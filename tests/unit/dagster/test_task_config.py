@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from orchestrator_proto import ledger_pb2 as pb
 
 from orchestrator_pkg.task_config import TagError, TaskConfig, parse
+from orchestrator_proto import ledger_pb2 as pb
 
 WHOLE = {
     "resources": {"gpus": 2, "gpu_memory_bytes": 8, "memory_bytes": 9, "pools": {"licence": 1}},

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from orchestrator_proto import ledger_pb2 as pb
 
+from orchestrator_proto import ledger_pb2 as pb
 from raft_service.scheduler.amounts import amounts_of, resources_of
 from raft_service.scheduler.demand import demand_of
 from raft_service.scheduler.fits import fits

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from orchestrator_proto import ledger_pb2 as pb
-
 from raft_service.scheduler.outcomes import LeaseOutcome, SubmitOutcome
 from raft_service.testing.ledger_commands import (
     Book,

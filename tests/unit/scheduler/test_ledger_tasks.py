@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from orchestrator_proto import ledger_pb2 as pb
 
+from orchestrator_proto import ledger_pb2 as pb
 from raft_service.scheduler.admission import PAYLOAD_BYTES_MAX
 from raft_service.scheduler.outcomes import (
     CancelOutcome,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from orchestrator_proto import ledger_pb2 as pb
 
+from orchestrator_proto import ledger_pb2 as pb
 from raft_service.scheduler.outcomes import WorkerOutcome
 from raft_service.testing.ledger_commands import (
     Book,

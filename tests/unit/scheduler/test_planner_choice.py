@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from orchestrator_proto import ledger_pb2 as pb
 
+from orchestrator_proto import ledger_pb2 as pb
 from raft_service.scheduler import room as room_module
 from raft_service.scheduler.demand import demand_of
 from raft_service.scheduler.planner import Planner

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from orchestrator_proto import ledger_pb2 as pb
-
 from raft_service.scheduler import planner as planner_module
 from raft_service.scheduler.outcomes import Applied
 from raft_service.scheduler.planner import Plan, Planner

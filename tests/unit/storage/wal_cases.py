@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator_proto import raft_pb2
-
 from raft_service.storage.disk import Disk
 from raft_service.storage.replay import Recovered
 from raft_service.storage.wal import EncodedEntry, Wal
