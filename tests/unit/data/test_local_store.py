@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from orchestrator_pkg.store import (
 )
 from orchestrator_pkg.store.base import crc32c_of
 from orchestrator_pkg.store.file import ObjectFile
+
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -166,11 +169,19 @@ def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
         LocalStore(tmp_path / "file").put("k", b"x")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere; run as another user")
-def test_a_folder_of_somebody_else(tmp_path: Path) -> None:
-    (tmp_path / "locked").mkdir(mode=0o500)
+@pytest.fixture
+def not_root() -> Iterator[None]:
+    """Root may write anywhere, so for the test it becomes somebody who may not."""
+    before = os.geteuid()
+    os.seteuid(NOBODY if before == 0 else before)
+    yield
+    os.seteuid(before)
+
+
+@pytest.mark.usefixtures("not_root")
+def test_a_folder_of_somebody_else() -> None:
     with pytest.raises(AccessDenied, match="STORE_DIR"):
-        LocalStore(tmp_path / "locked" / "store").put("k", b"x")
+        LocalStore(Path("/") / "of-root").put("k", b"x")
 
 
 def test_object_as_a_file(store: LocalStore) -> None:
