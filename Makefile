@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 CODE := raft_service gpu_ops orchestrator_pkg tests benchmarks definitions.py setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test check fmt lint types contracts unit real gpu-test proto-gen build bench-demo clean
+.PHONY: help setup demo dev test check fmt lint types contracts unit real gpu-test proto-gen build bench-steps conformance clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -53,11 +53,18 @@ contracts: $(READY)  ## Check that imports point inward only
 unit: $(READY)  ## Run the fast tests
 	@$(BIN)/python -m pytest -q tests/unit tests/property tests/scenario tests/fault $(ARGS)
 
+conformance: $(READY)  ## Run etcd/raft's own test data against the core (DATA=folder, or a checkout of etcd-io/raft)
+	@test -n "$(DATA)" || { echo "Say where the data are: make conformance DATA=folder"; exit 2; }
+	@CONFORMANCE_DATA=$(DATA) $(BIN)/python -m pytest -q tests/scenario/test_conformance.py
+
 real: $(READY)  ## Run the tests that start real processes
 	@$(BIN)/python -m pytest -m real $(ARGS)
 
 gpu-test: $(READY)  ## Run the tests that need a CUDA device
 	@$(BIN)/python -m pytest tests/gpu $(ARGS)
+
+bench-steps: $(READY)  ## Measure the cost of a step beside Dagster's own executors (QUICK=1, STRICT=1)
+	@$(BIN)/python -m benchmarks.steps
 
 proto-gen: $(READY)  ## Write the protobuf stubs to proto/gen
 	@PYTHON=$(BIN)/python bash scripts/proto-gen.sh

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from raft_service.config import ClientSettings, ConfigError, Settings, load
 
-__all__ = ["ClientSettings", "ConfigError", "StoreSettings", "WorkerSettings", "load"]
+__all__ = ["ClientSettings", "ConfigError", "PipelineSettings", "StoreSettings", "WorkerSettings", "load"]
 
 
 class WorkerSettings(ClientSettings):
@@ -112,3 +112,14 @@ class StoreSettings(Settings):
     def location(self) -> str:
         """Where the blocks are, for people."""
         return f"s3://{self.bucket} at {self.endpoint}" if self.is_s3 else str(self.local_dir.resolve())
+
+
+class PipelineSettings(Settings):
+    """The pipelines that ship with the project."""
+
+    # TPC-H's scale factor. Above 180, sums of query 1 may leave 64 bits (pipelines/lineitem.py has the arithmetic).
+    scale_factor: float = Field(0.1, alias="SF", gt=0, le=180, allow_inf_nan=False)
+    # Steps that a map is cut into. Beyond 10,000, Dagster's own cost of a step exceeds the work.
+    map_steps: int = Field(8, alias="MAP_STEPS", ge=1, le=10_000)
+    # Root of raw/ and matrices/.
+    data_dir: Path = Field(Path("data"), alias="DATA_DIR")

@@ -12,7 +12,6 @@ mix two versions: old blocks stay where they are, and the run ends on the versio
 
 # Dagster reads annotations at run time, so they must not become strings: no `from __future__ import annotations`.
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,15 +45,10 @@ from gpu_ops import (
     stream_reduce,
     unpack_nodes,
 )
+from orchestrator_pkg.config import PipelineSettings, load
 from orchestrator_pkg.dataset import Dataset
 from orchestrator_pkg.failures import BadInput, plain_failures
 from orchestrator_pkg.mapreduce_report import TotalReport, nodes_only, report_tensors, stream_metadata
-
-# As many as the slots of a small cluster; more map steps than blocks are never made.
-MAP_STEPS_DEFAULT = 8
-# Beyond this, Dagster's own cost of a step exceeds the work.
-MAP_STEPS_MAX = 10_000
-MAP_STEPS_VARIABLE = "MAP_STEPS"
 
 MapBlock = Callable[[Block], Block]
 Present = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
@@ -92,14 +86,6 @@ class Mapped:
     def guard(self, partial: Partial) -> None:
         """Raises early what the combiner's present would raise late, such as NaNFound."""
         guard(self.combiner, partial)
-
-
-def default_map_steps() -> int:
-    """K from the environment variable MAP_STEPS, else 8. Raises BadInput for anything but a number in range."""
-    text = os.environ.get(MAP_STEPS_VARIABLE, "") or str(MAP_STEPS_DEFAULT)
-    if not text.isdigit() or not 1 <= int(text) <= MAP_STEPS_MAX:
-        raise BadInput(f"{MAP_STEPS_VARIABLE}={text!r} is no number of steps; write 1 to {MAP_STEPS_MAX}.")
-    return int(text)
 
 
 def map_reduce_asset(
@@ -153,7 +139,7 @@ def _plan_op(name: str) -> OpDefinition:
     )
     def plan(context: OpExecutionContext, dataset: Dataset) -> Iterator[DynamicOutput[Dataset]]:
         with plain_failures():
-            steps = context.op_config.get("steps") or default_map_steps()
+            steps = context.op_config.get("steps") or load(PipelineSettings).map_steps
             if not len(dataset):
                 raise BadInput("The dataset is empty: it has no block; materialize its asset from data with rows.")
             ranges = split_range(len(dataset), min(steps, len(dataset)))

@@ -15,16 +15,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator_pkg.config import PipelineSettings, load
 from orchestrator_pkg.failures import BadInput
 from orchestrator_pkg.store import BlockStore, ObjectMissing
 from orchestrator_pkg.store.base import Stored
 from orchestrator_pkg.store.file import ObjectFile
 
-SCALE_VARIABLE = "SF"
-SCALE_DEFAULT = "0.1"
-# Above this, sums of query 1 may leave 64 bits (lineitem.py gives the arithmetic).
-SCALE_MAX = 180.0
-DATA_DIR_VARIABLE = "DATA_DIR"
 # Objects that the pipelines put there themselves; the sensor leaves them alone.
 GENERATED_PREFIX = "raw/generated/"
 RAW_PREFIX = "raw/"
@@ -34,21 +30,14 @@ GENERATE_TIMEOUT_S = 3600
 
 def data_folder(name: str) -> Path:
     """`data/<name>`, or `$DATA_DIR/<name>`; created when missing."""
-    folder = Path(os.environ.get(DATA_DIR_VARIABLE) or "data") / name
+    folder = load(PipelineSettings).data_dir / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def scale_factor() -> str:
-    """TPC-H's scale factor as written in SF, default 0.1. Raises BadInput unless it is a number in range."""
-    text = os.environ.get(SCALE_VARIABLE, "").strip() or SCALE_DEFAULT
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= SCALE_MAX:
-        raise BadInput(f"SF={text!r} is no scale factor; write a number above 0, up to {SCALE_MAX:g}, such as 0.1.")
-    return f"{value:g}"
+    """TPC-H's scale factor SF as it stands in names. Raises ConfigError unless it is a number in range."""
+    return f"{load(PipelineSettings).scale_factor:g}"
 
 
 def raw_key(scale: str) -> str:

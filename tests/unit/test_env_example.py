@@ -9,11 +9,11 @@ import pytest
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from orchestrator_pkg.config import StoreSettings, WorkerSettings
+from orchestrator_pkg.config import PipelineSettings, StoreSettings, WorkerSettings
 from raft_service.config import ClientSettings, NodeSettings
 
 ROOT = Path(__file__).resolve().parents[2]
-CLASSES = (NodeSettings, ClientSettings, WorkerSettings, StoreSettings)
+CLASSES = (NodeSettings, ClientSettings, WorkerSettings, StoreSettings, PipelineSettings)
 # Read by the compose files and scripts alone.
 OUTSIDE = {"CROSS_CLOUD_LATENCY_MS", "CROSS_CLOUD_JITTER_MS"}
 # An example value helps more than the default, which is empty or computed.

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from orchestrator_pkg.config import ConfigError, PipelineSettings, load
 from orchestrator_pkg.failures import BadInput, plain_failures
 from orchestrator_pkg.io_managers import LocalTensorIOManager
-from orchestrator_pkg.mapreduce import default_map_steps
 from orchestrator_pkg.pipelines import columns, lineitem, raw_data
 from orchestrator_pkg.pipelines.lineitem import IngestConfig, ingest
 from orchestrator_pkg.store import LocalStore
@@ -166,15 +166,15 @@ def test_blocks_have_a_fixed_number_of_rows(store: LocalStore) -> None:
 @pytest.mark.parametrize("text", ["x", "0", "-1", "1000", "nan"])
 def test_scale_factor_out_of_range(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SF", text)
-    with pytest.raises(BadInput, match="no scale factor"):
+    with pytest.raises(ConfigError, match=f"SF='{text}' is not valid"):
         raw_data.scale_factor()
 
 
 @pytest.mark.parametrize("text", ["x", "0", "-1", "10001"])
 def test_map_steps_out_of_range(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAP_STEPS", text)
-    with pytest.raises(BadInput, match="write 1 to 10000"):
-        default_map_steps()
+    with pytest.raises(ConfigError, match=f"MAP_STEPS='{text}' is not valid"):
+        load(PipelineSettings)
 
 
 def test_generator_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
