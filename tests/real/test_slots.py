@@ -70,7 +70,7 @@ class Bench:
         self._index += 1
         attempt = Attempt(
             task_id=payload.pop("task_id", f"{kind}/{self._index}"),
-            token=(1, self._index),
+            token=payload.pop("token", (1, self._index)),
             number=1,
             kind=kind,
             mode=mode,
@@ -224,12 +224,24 @@ async def test_a_task_that_is_handed_back_for_ever_is_lost_in_the_end() -> None:
 
 
 @in_loop
+async def test_attempts_placed_by_one_entry_share_a_token_and_both_run(tmp_path: Path) -> None:
+    async with bench(step_slots=2) as b:
+        first = b.give("wait", file=str(tmp_path / "first"), token=(1, 7))
+        second = b.give(token=(1, 7))
+        await b.result(second)
+        await b.started(first, tmp_path / "first")
+        b.pool.discard(first.key, "test")
+        await b.ended(first)
+        assert first.task_id not in b.notes.results
+
+
+@in_loop
 async def test_cancel_interrupts(tmp_path: Path) -> None:
     async with bench() as b:
         file = tmp_path / "notes"
         attempt = b.give("wait", file=str(file))
         pid = await b.started(attempt, file)
-        b.pool.cancel(attempt.token, "test")
+        b.pool.cancel(attempt.key, "test")
         await b.ended(attempt)
         assert "interrupted" in file.read_text()
         assert attempt.task_id not in b.notes.losses, "the ledger has canceled it already"
@@ -242,7 +254,7 @@ async def test_cancel_interrupts_a_forked_child(tmp_path: Path) -> None:
         file = tmp_path / "notes"
         attempt = b.give("wait", mode="fork", file=str(file))
         await b.started(attempt, file)
-        b.pool.cancel(attempt.token, "test")
+        b.pool.cancel(attempt.key, "test")
         await b.ended(attempt)
         assert "interrupted" in file.read_text()
 
@@ -253,7 +265,7 @@ async def test_cancel_kills_what_ignores_it(tmp_path: Path) -> None:
         file = tmp_path / "notes"
         attempt = b.give("stubborn", file=str(file))
         pid = await b.started(attempt, file)
-        b.pool.cancel(attempt.token, "test")
+        b.pool.cancel(attempt.key, "test")
         await b.ended(attempt)
         assert not psutil.pid_exists(pid)
         assert not b.notes.losses
@@ -267,7 +279,7 @@ async def test_cancel_of_what_waits_leaves_the_slot_alone(tmp_path: Path) -> Non
         first = b.give("wait", file=str(file), until=str(gate))
         second = b.give()
         await b.started(first, file)
-        b.pool.cancel(second.token, "test")
+        b.pool.cancel(second.key, "test")
         await b.ended(second)
         gate.touch()
         await b.result(first)
@@ -280,7 +292,7 @@ async def test_discard_kills_at_once_and_says_nothing(tmp_path: Path) -> None:
         file = tmp_path / "notes"
         attempt = b.give("wait", file=str(file))
         pid = await b.started(attempt, file)
-        b.pool.discard(attempt.token, "test")
+        b.pool.discard(attempt.key, "test")
         await b.ended(attempt)
         assert not psutil.pid_exists(pid)
         assert not b.notes.losses
@@ -293,7 +305,7 @@ async def test_an_order_does_not_end_what_reports() -> None:
         b.notes.may_answer.clear()
         attempt = b.give()
         await b.until(lambda: attempt.phase is Phase.REPORTING, "it reports")
-        b.pool.discard(attempt.token, "older than the result")
+        b.pool.discard(attempt.key, "older than the result")
         b.notes.may_answer.set()
         await b.result(attempt)
         assert not b.notes.losses
