@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import time
 import urllib.request
@@ -224,9 +225,9 @@ class LocalDeployment:
         return [process for process in first_to_last if process is not None]
 
     def stop(self) -> None:
-        """Ends every process, kindly first."""
+        """Ends every process, kindly first. Workers are interrupted: on SIGTERM they would let their steps end."""
         for process in self.processes():
-            process.request_stop()
+            process.request_stop(signal.SIGINT if process in self.workers.values() else signal.SIGTERM)
         for process in self.processes():
             process.wait_stopped()
 

@@ -116,19 +116,19 @@ class ManagedProcess:
         lines = self.log_path.read_text(errors="replace").splitlines()
         return "\n".join(lines[-LOG_LINES_SHOWN:]) or "(it said nothing)"
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """Sends a signal to the process alone; one that has ended is left alone."""
         if self.is_running:
             self._process.send_signal(number)
 
     def kill(self) -> None:
         """SIGKILL to the process alone, and waits until it is gone: what a crash looks like."""
-        self.signal(signal.SIGKILL)
+        self.send(signal.SIGKILL)
         self._process.wait()
 
-    def request_stop(self) -> None:
-        """SIGTERM, without waiting."""
-        self.signal(signal.SIGTERM)
+    def request_stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Asks it to end, without waiting."""
+        self.send(number)
 
     def wait_stopped(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
         """Waits for the end, kills the whole process group when it takes too long; returns the exit status."""

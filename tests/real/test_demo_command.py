@@ -81,7 +81,8 @@ def test_keep_leaves_it_running_until_ctrl_c(tmp_path: Path) -> None:
 def test_ctrl_c_cleans_up(tmp_path: Path, moment: str) -> None:
     folder = tmp_path / "demo"
     demo = start_demo(folder)
-    wait_for(lambda: moment in said(folder), lambda: said(folder))
+    wait_for(lambda: moment in said(folder) or demo.poll() is not None, lambda: said(folder))
+    assert demo.poll() is None, said(folder)
     demo.send_signal(signal.SIGINT)
     assert demo.wait(WAIT_S) == 130, said(folder)
     assert "Traceback" not in said(folder)
@@ -91,7 +92,8 @@ def test_ctrl_c_cleans_up(tmp_path: Path, moment: str) -> None:
 def test_a_killed_demo_takes_its_cluster_with_it(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     demo = start_demo(folder)
-    wait_for(lambda: "Workers:" in said(folder), lambda: said(folder))
+    wait_for(lambda: "Workers:" in said(folder) or demo.poll() is not None, lambda: said(folder))
+    assert demo.poll() is None, said(folder)
     demo.kill()
     demo.wait()
     # Dagster's own code server notices within a minute that its webserver is gone.

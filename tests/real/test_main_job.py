@@ -63,7 +63,7 @@ def kill_while_busy(deployment: LocalDeployment, client: Client, board: TaskBoar
     agent = deployment.workers[victim]
     while True:
         assert board.wait_for(lambda: running_on(board, victim), RUN_TIMEOUT_S), "no step ran on the victim"
-        agent.signal(signal.SIGSTOP)
+        agent.send(signal.SIGSTOP)
         client.hold_lease("test/barrier", "test", 60_000)  # whatever the agent sent before is committed by now
         views = client.task_status(prefix=STEP_PREFIX)
         held = [view for view in views if view.state == ledger_pb2.TASK_STATE_PLACED]
@@ -71,7 +71,7 @@ def kill_while_busy(deployment: LocalDeployment, client: Client, board: TaskBoar
         if mine:
             agent.kill()
             return mine[0]
-        agent.signal(signal.SIGCONT)
+        agent.send(signal.SIGCONT)
 
 
 def wait_for_end(web: DagsterWeb, run_id: str) -> str:
