@@ -218,22 +218,29 @@ class LocalDeployment:
 
     # -------------------------------------------------------------------------------------------- end
 
-    def processes(self) -> list[ManagedProcess]:
-        """All that were started, those first that shall end first."""
-        nodes = [node.process for node in self.nodes.values()]
-        first_to_last = [self.daemon, self.webserver, *self.workers.values(), *nodes, self.store]
-        return [process for process in first_to_last if process is not None]
-
     def stop(self) -> None:
-        """Ends every process, kindly first. Workers are interrupted: on SIGTERM they would let their steps end."""
-        for process in self.processes():
-            process.request_stop(signal.SIGINT if process in self.workers.values() else signal.SIGTERM)
-        for process in self.processes():
-            process.wait_stopped()
+        """Ends every process, kindly first, and the control plane last, so that workers can still report to it.
+
+        Workers are interrupted: on SIGTERM they would let their steps end.
+        """
+        for worker in self.workers.values():
+            worker.request_stop(signal.SIGINT)
+        for process in filter(None, (self.daemon, self.webserver)):
+            process.request_stop()
+        _wait_stopped(self.daemon, self.webserver, *self.workers.values())
+        nodes = [node.process for node in self.nodes.values()]
+        for process in filter(None, (*nodes, self.store)):
+            process.request_stop()
+        _wait_stopped(*nodes, self.store)
 
     def remove(self) -> None:
         """Removes the folder; call it after stop."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _wait_stopped(*processes: ManagedProcess | None) -> None:
+    for process in filter(None, processes):
+        process.wait_stopped()
 
 
 def wait_for_http(url: str, process: ManagedProcess, timeout_s: float = READY_TIMEOUT_S) -> None:

@@ -21,7 +21,8 @@ README = (ROOT / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.S | re.M)
+    return [text for written, text in fenced if written == language]
 
 
 def test_yaml_block_names_a_launcher_that_exists() -> None:
