@@ -60,4 +60,6 @@ class GenerateStubs(Command):
 
 
 if __name__ == "__main__":
+    # setuptools looks for the folders of all packages before it builds anything.
+    STUBS.mkdir(parents=True, exist_ok=True)
     setup(cmdclass={"build_py": BuildWithStubs, "proto_gen": GenerateStubs})
