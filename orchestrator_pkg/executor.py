@@ -44,6 +44,7 @@ from orchestrator_pkg._compat import (
     require,
 )
 from orchestrator_pkg.run_session import RunSession, open_session
+from raft_service.rpc.client import ControlPlaneUnavailable, RequestRefused
 
 DEFAULT_INFRA_LOSSES_MAX = 3
 
@@ -122,6 +123,13 @@ class OrchestratorExecutor(Executor):
 
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[DagsterEvent]:
         """Executes the plan. Yields the events that tell its course; all of them are stored already."""
+        try:
+            yield from self._execute(plan_context, execution_plan)
+        except (ControlPlaneUnavailable, RequestRefused) as error:
+            # Dagster prints every frame that the error came through; the sentence alone says what to do.
+            raise error.with_traceback(None) from None
+
+    def _execute(self, plan_context: Any, execution_plan: Any) -> Iterator[DagsterEvent]:
         yield DagsterEvent.engine_event(
             plan_context,
             f"Executing steps using orchestrator executor (pid: {os.getpid()})",

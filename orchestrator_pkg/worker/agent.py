@@ -189,6 +189,7 @@ class WorkerAgent:
             labels={**self.settings.label_map, "cloud": self.settings.cloud_tag, "worker": self.worker_id},
             capacity=self._capacity,
         )
+        logger.info("registering %s with the control plane at %s", self.worker_id, ", ".join(self.endpoints))
         while True:
             sent_at_ns = boot_time_ns()
             try:

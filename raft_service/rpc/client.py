@@ -98,7 +98,11 @@ class Client:
         client = self._client
         if client is None:
             raise ControlPlaneUnavailable("The client is closed; make a new one.")
-        return client_thread().run(work(client))
+        try:
+            return client_thread().run(work(client))
+        except (ControlPlaneUnavailable, RequestRefused) as error:
+            # The sentence says what to do; the way through this library's threads says nothing to its callers.
+            raise error.with_traceback(None) from None
 
     def close(self) -> None:
         """Ends all connections; requests in other threads end with ControlPlaneUnavailable."""

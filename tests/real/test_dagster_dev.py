@@ -91,3 +91,16 @@ def test_the_command_line_needs_no_server(cluster: LocalDeployment, group: str) 
     done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=WAIT_S, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "RUN_SUCCESS" in done.stderr
+
+
+def test_a_control_plane_that_does_not_answer_is_one_sentence(cluster: LocalDeployment) -> None:
+    (port,) = free_ports(1)
+    env = cluster.environment(ORCHESTRATOR_ADDR=f"127.0.0.1:{port}")
+    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "definitions", "--select", "lineitem_raw"]
+    done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert done.returncode == 1
+    assert f"No control plane answered at 127.0.0.1:{port}" in done.stderr
+    assert "correct ORCHESTRATOR_ADDR" in done.stderr
+    # Dagster prints the frames that an error came through: its own and one of ours.
+    assert done.stderr.count('  File "') <= 3
+    assert not (cluster.folder / "store").exists(), "something was written although nothing ran"
