@@ -55,6 +55,7 @@ class Baseline:
     environ: Mapping[str, str]
     handlers: Mapping[int, Any]
     threads: frozenset[threading.Thread]
+    children: frozenset[int]
     gpu_memory_bytes: int
 
 
@@ -77,6 +78,7 @@ def take_baseline() -> Baseline:
         environ=dict(os.environ),
         handlers={number: signal.getsignal(number) for number in _catchable()},
         threads=frozenset(threading.enumerate()),
+        children=frozenset(_child_pids()),
         gpu_memory_bytes=_gpu_memory_bytes(),
     )
 
@@ -97,7 +99,7 @@ def audit(before: Baseline, *, memory_max_bytes: int = 0) -> Audit:
     restored = [name for step in steps for name in step(before)]
     restored += _restore_torch(sys.modules.get("torch"))
     _reseed()
-    reasons = [_surviving_threads(before), _surviving_children(), _gpu_memory_kept(before)]
+    reasons = [_surviving_threads(before), _surviving_children(before), _gpu_memory_kept(before)]
     memory_bytes = _memory_after_collection(memory_max_bytes)
     if memory_max_bytes and memory_bytes > memory_max_bytes:
         reasons.append(f"{memory_bytes} bytes of memory are more than WORKER_SLOT_MEMORY_MAX_BYTES={memory_max_bytes}")
@@ -219,8 +221,9 @@ def _child_pids() -> list[int]:
     return sorted(pids)
 
 
-def _surviving_children() -> str:
-    pids = [pid for pid in _child_pids() if pid != _resource_tracker_pid() and not _reaped(pid)]
+def _surviving_children(before: Baseline) -> str:
+    known = before.children | {_resource_tracker_pid()}
+    pids = [pid for pid in _child_pids() if pid not in known and not _reaped(pid)]
     for pid in pids:
         # Also those that made a session of their own, which the agent's kill of the group would miss.
         os.kill(pid, signal.SIGKILL)

@@ -129,11 +129,11 @@ class LocalCluster:
 
     def pause(self, name: str) -> None:
         """SIGSTOP."""
-        self.processes[name].signal(signal.SIGSTOP)
+        self.processes[name].send(signal.SIGSTOP)
 
     def resume(self, name: str) -> None:
         """SIGCONT."""
-        self.processes[name].signal(signal.SIGCONT)
+        self.processes[name].send(signal.SIGCONT)
 
     def stop(self) -> None:
         """Ends clients and nodes."""
@@ -141,7 +141,7 @@ class LocalCluster:
             client.close()
         running = [process for process in self.processes.values() if process.is_running]
         for process in running:
-            process.signal(signal.SIGCONT)
+            process.send(signal.SIGCONT)
             process.request_stop()
         for process in running:
             process.wait_stopped()

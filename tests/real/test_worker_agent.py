@@ -94,7 +94,7 @@ class Bench:
 
     def close(self) -> None:
         for worker in self.workers:
-            worker.signal(signal.SIGCONT)
+            worker.send(signal.SIGCONT)
             worker.kill()
         self.cluster.stop()
 
@@ -230,9 +230,9 @@ def test_a_worker_that_was_declared_lost_discards_and_begins_anew(bench: Bench) 
     gate = bench.folder / "gate"
     task_id = bench.submit("wait", until=str(gate))
     bench.noted(task_id, "started")
-    worker.signal(signal.SIGSTOP)
+    worker.send(signal.SIGSTOP)
     wait_until(lambda: bench.view(task_id).state == pb.TASK_STATE_QUEUED, what="the worker is lost")
-    worker.signal(signal.SIGCONT)
+    worker.send(signal.SIGCONT)
     wait_until(lambda: len(bench.view(task_id).attempts) == 2, what="the task is placed again")
     gate.touch()
     assert bench.result(task_id)["attempt_number"] == 2
