@@ -22,8 +22,9 @@ from orchestrator_pkg.worker.slot_messages import (
 
 logger = logging.getLogger(__name__)
 
-# After the answer to its result a slot publishes and stores events, which takes seconds at most; a slot that hangs
-# there holds a place which the ledger counts as free, so it is replaced (the orchestrator writes what is missing).
+# After the answer to its result a slot only tears down the step's resources and tidies up, which takes seconds at most;
+# a slot that hangs there holds a place which the ledger counts as free, so it is replaced. Nothing is lost: the
+# orchestrator publishes and stores the outcome from the ledger.
 SETTLED_S_MAX = 120.0
 # A process whose socket has closed is about to end by itself; waiting for it keeps the true cause of its death.
 END_S_MAX = 1.0

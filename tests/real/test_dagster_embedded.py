@@ -168,7 +168,8 @@ def test_a_launched_run_succeeds(instance: dg.DagsterInstance) -> None:
     assert ended.status == dg.DagsterRunStatus.SUCCESS
     assert counts(instance, run.run_id)["STEP_SUCCESS", "one"] == 1
     launcher = instance.run_launcher
-    assert launcher.check_run_worker_health(ended).status.value == "SUCCESS"
+    # The run's end is stored a moment before its slot reports it.
+    wait_for(lambda: launcher.check_run_worker_health(ended).status.value == "SUCCESS", "the end of the run's task")
 
 
 def pids_of(instance: dg.DagsterInstance, run_id: str) -> list[int]:
