@@ -166,7 +166,8 @@ def run_demo(folder: Path, *, keep: bool, env: dict[str, str]) -> None:
             run_pipelines(deployment, client)
         settings = deployment.store_settings()
         files = save_results(settings, deployment.project / RESULTS_DIR)
-        console.print(f"Blocks were in {settings.location}. Results are in {RESULTS_DIR}/:", highlight=False)
+        fate = "" if keep or deployment.store is None else ", and go with that server"
+        console.print(f"Blocks are in {settings.location}{fate}. Results are in {RESULTS_DIR}/:", highlight=False)
         console.print("  " + ", ".join(file.name for file in files), highlight=False)
         if keep:
             keep_running(deployment)
